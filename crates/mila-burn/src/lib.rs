@@ -1,0 +1,1 @@
+//! The Burn executor: gradients, parameter store, trainer.

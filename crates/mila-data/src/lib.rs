@@ -1,0 +1,1 @@
+//! Images: decoding, orientation, resizing, evaluation transforms, class-folder datasets.

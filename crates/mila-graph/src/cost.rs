@@ -1,0 +1,113 @@
+//! Exact costs of a traced model at given input sizes.
+
+use mila_ops::Kind;
+
+use crate::{Node, Operator, Trace};
+
+/// Extents of the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Images.
+    pub batch: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+}
+
+impl Sizes {
+    /// One square image.
+    pub fn square(side: usize) -> Self {
+        Self { batch: 1, height: side, width: side }
+    }
+}
+
+/// Multiply-accumulates and memory of one pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Convolutions, linear maps and matrix products; fvcore's convention without norms.
+    pub macs: u64,
+    /// And norms: 5 a value for layer norm, 2 for batch norm in evaluation (fvcore's convention).
+    pub macs_with_norms: u64,
+    /// `macs` and recurrences; no model of this registry has one, so it equals `macs`.
+    pub macs_with_scan: u64,
+    /// Bytes of the maps that live at once at the worst moment, in f32, each map freed after its last use.
+    pub activation_bytes: u64,
+}
+
+/// One row of the per-layer table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    /// Parameter path.
+    pub name: String,
+    /// `[height, width, channels]` of its output.
+    pub output: [usize; 3],
+    /// Trained values.
+    pub parameters: usize,
+    /// Multiply-accumulates without norms.
+    pub macs: u64,
+}
+
+impl Node {
+    fn tokens(&self, sizes: Sizes) -> u64 {
+        self.extents.iter().map(|extent| extent.at(sizes) as u64).product()
+    }
+}
+
+impl Trace {
+    /// The costs for an input of `sizes`.
+    pub fn cost(&self, sizes: Sizes) -> Cost {
+        let sum = |f: fn(&Node) -> u64| self.nodes().iter().map(|n| n.tokens(sizes) * f(n)).sum::<u64>();
+        let macs = sum(|n| n.macs_per_token);
+        Cost {
+            macs,
+            macs_with_norms: macs + sum(|n| n.norm_macs_per_token),
+            macs_with_scan: macs,
+            activation_bytes: self.peak_bytes(sizes),
+        }
+    }
+
+    /// Every layer that has parameters or multiplies, in the order in which they run.
+    pub fn layers(&self, sizes: Sizes) -> Vec<Layer> {
+        let counted = self.nodes().iter().filter(|n| !n.name.is_empty());
+        let layer = |n: &Node| Layer {
+            name: n.name.clone(),
+            output: [n.extents[1].at(sizes), n.extents[2].at(sizes), n.channels],
+            parameters: self.tensors_of(n).map(|t| t.volume()).sum(),
+            macs: n.tokens(sizes) * n.macs_per_token,
+        };
+        counted.map(layer).collect()
+    }
+
+    fn tensors_of<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = &'a mila_ops::Wanted> {
+        let ids = match &node.operator {
+            Operator::Linear { weight, bias, .. } | Operator::Convolution { weight, bias, .. } => {
+                [Some(*weight), *bias]
+            }
+            Operator::BatchNorm { tensors, .. } => [Some(tensors[0]), Some(tensors[1])],
+            Operator::LayerNorm { tensors, .. } => tensors.map(Some),
+            Operator::Scale(factors) => [Some(*factors), None],
+            _ => [None, None],
+        };
+        let manifest = self.manifest();
+        ids.into_iter().flatten().map(|id| &manifest[id.0]).filter(|t| t.kind == Kind::Parameter)
+    }
+
+    /// The largest sum of maps that are alive at once when nodes run in order and die after their last use.
+    fn peak_bytes(&self, sizes: Sizes) -> u64 {
+        let nodes = self.nodes();
+        let bytes = |n: &Node| n.tokens(sizes) * n.channels as u64 * 4;
+        let mut last_use: Vec<usize> = (0..nodes.len()).collect();
+        for (i, node) in nodes.iter().enumerate() {
+            node.inputs.iter().for_each(|input| last_use[input.0] = i);
+        }
+        let (mut alive, mut peak) = (0, 0);
+        for (i, node) in nodes.iter().enumerate() {
+            alive += bytes(node);
+            peak = peak.max(alive);
+            let ended = (0..=i).filter(|&j| last_use[j] == i && (j != i || !self.is_output(j)));
+            alive -= ended.map(|j| bytes(&nodes[j])).sum::<u64>();
+        }
+        peak
+    }
+}

@@ -1,0 +1,299 @@
+//! The executor that records.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use mila_ops::{
+    Activation, BatchNormWanted, ConvWanted, DropPath, Error, Executor, LinearWanted, NormWanted, Result, Source,
+    Values, Wanted, Window, shape,
+};
+
+use crate::{Extent, Id, Node, Operator, Symbol, TensorId};
+
+/// Records parameters while a model is built and operators while it runs.
+#[derive(Debug, Default)]
+pub struct Graph {
+    nodes: RefCell<Vec<Node>>,
+    manifest: Vec<Wanted>,
+}
+
+/// A map without values: where it comes from and its extent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shaped {
+    /// The node that gives it.
+    pub id: Id,
+    /// `[batch, height, width]`.
+    pub extents: [Extent; 3],
+    /// Channels.
+    pub channels: usize,
+}
+
+impl fmt::Display for Shaped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [batch, height, width] = &self.extents;
+        write!(f, "[{batch}, {height}, {width}, {}]", self.channels)
+    }
+}
+
+/// A source for an executor that never loads a value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoValues;
+
+impl Source for NoValues {
+    fn load(&self, wanted: &Wanted) -> Result<Values<'_>> {
+        Err(Error::parameter(&wanted.name, "a trace has no values"))
+    }
+}
+
+/// A linear map as recorded.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    name: String,
+    weight: TensorId,
+    bias: Option<TensorId>,
+    inputs: usize,
+    outputs: usize,
+}
+
+/// A convolution as recorded.
+#[derive(Clone, Debug)]
+pub struct Conv {
+    name: String,
+    weight: TensorId,
+    bias: Option<TensorId>,
+    norm: Option<BatchNorm>,
+    window: Window,
+    groups: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+/// A layer norm as recorded.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    name: String,
+    tensors: [TensorId; 2],
+    channels: usize,
+    eps: f64,
+}
+
+/// A batch norm as recorded.
+#[derive(Clone, Debug)]
+pub struct BatchNorm {
+    name: String,
+    tensors: [TensorId; 4],
+    channels: usize,
+    eps: f64,
+}
+
+/// A raw parameter as recorded.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    name: String,
+    tensor: TensorId,
+    volume: usize,
+}
+
+/// The layer of a tensor: its name without the last part.
+fn layer(tensor: &str) -> String {
+    tensor.rsplit_once('.').map_or_else(String::new, |(layer, _)| layer.to_owned())
+}
+
+impl Graph {
+    /// An image of `channels` channels whose batch, height and width are symbols.
+    pub fn image(&self, channels: usize) -> Shaped {
+        let extents = [Symbol::Batch, Symbol::Height, Symbol::Width].map(Extent::of);
+        self.record("", Operator::Input, &[], extents, channels, 0)
+    }
+
+    pub(crate) fn source(&self) -> NoValues {
+        NoValues
+    }
+
+    pub(crate) fn finish(self) -> (Vec<Node>, Vec<Wanted>) {
+        (self.nodes.into_inner(), self.manifest)
+    }
+
+    fn declare(&mut self, wanted: Wanted) -> TensorId {
+        self.manifest.push(wanted);
+        TensorId(self.manifest.len() - 1)
+    }
+
+    fn record(
+        &self,
+        name: &str,
+        operator: Operator,
+        inputs: &[&Shaped],
+        extents: [Extent; 3],
+        channels: usize,
+        macs_per_token: u64,
+    ) -> Shaped {
+        let norm_macs_per_token = match operator {
+            Operator::LayerNorm { .. } => 5 * channels as u64,
+            Operator::BatchNorm { .. } => 2 * channels as u64,
+            _ => 0,
+        };
+        let mut nodes = self.nodes.borrow_mut();
+        let id = Id(nodes.len());
+        let (name, inputs) = (name.to_owned(), inputs.iter().map(|input| input.id).collect());
+        let extents_of_node = extents.clone();
+        nodes.push(Node {
+            name,
+            operator,
+            inputs,
+            extents: extents_of_node,
+            channels,
+            macs_per_token,
+            norm_macs_per_token,
+        });
+        Shaped { id, extents, channels }
+    }
+
+    /// Records an operator that keeps the extent of its first input.
+    fn like(&self, name: &str, operator: Operator, inputs: &[&Shaped]) -> Shaped {
+        self.record(name, operator, inputs, inputs[0].extents.clone(), inputs[0].channels, 0)
+    }
+
+    fn name_of(&self, map: &Shaped) -> String {
+        self.nodes.borrow()[map.id.0].name.clone()
+    }
+
+    fn equal(&self, operator: &'static str, a: &Shaped, b: &Shaped) -> Result<()> {
+        if a.extents == b.extents && a.channels == b.channels { Ok(()) } else { Err(Error::shape(operator, a, b)) }
+    }
+}
+
+impl Executor for Graph {
+    type Map = Shaped;
+    type Linear = Linear;
+    type Conv = Conv;
+    type Norm = Norm;
+    type BatchNorm = BatchNorm;
+    type Parameter = Parameter;
+
+    fn prepare_linear(&mut self, wanted: LinearWanted, _: &dyn Source) -> Result<Linear> {
+        Ok(Linear {
+            name: layer(&wanted.weight.name),
+            inputs: wanted.weight.shape[1],
+            outputs: wanted.weight.shape[0],
+            weight: self.declare(wanted.weight),
+            bias: wanted.bias.map(|b| self.declare(b)),
+        })
+    }
+
+    fn prepare_conv(&mut self, wanted: ConvWanted, source: &dyn Source) -> Result<Conv> {
+        let (inputs, outputs) = (wanted.inputs(), wanted.outputs());
+        Ok(Conv {
+            name: layer(&wanted.weight.name),
+            inputs,
+            outputs,
+            window: wanted.window,
+            groups: wanted.groups,
+            weight: self.declare(wanted.weight),
+            bias: wanted.bias.map(|b| self.declare(b)),
+            norm: wanted.norm.map(|n| self.prepare_batch_norm(n, source)).transpose()?,
+        })
+    }
+
+    fn prepare_layer_norm(&mut self, wanted: NormWanted, _: &dyn Source) -> Result<Norm> {
+        Ok(Norm {
+            name: layer(&wanted.weight.name),
+            channels: wanted.weight.volume(),
+            eps: wanted.eps,
+            tensors: [self.declare(wanted.weight), self.declare(wanted.bias)],
+        })
+    }
+
+    fn prepare_batch_norm(&mut self, wanted: BatchNormWanted, _: &dyn Source) -> Result<BatchNorm> {
+        Ok(BatchNorm {
+            name: wanted.name,
+            channels: wanted.weight.volume(),
+            eps: wanted.eps,
+            tensors: [wanted.weight, wanted.bias, wanted.running_mean, wanted.running_var].map(|w| self.declare(w)),
+        })
+    }
+
+    fn prepare_parameter(&mut self, wanted: Wanted, _: &dyn Source) -> Result<Parameter> {
+        let (name, volume) = (wanted.name.clone(), wanted.volume());
+        Ok(Parameter { name, tensor: self.declare(wanted), volume })
+    }
+
+    fn linear(&self, x: &Shaped, p: &Linear, then: Activation) -> Result<Shaped> {
+        shape::channels("linear", p.inputs, x.channels)?;
+        let operator = Operator::Linear { weight: p.weight, bias: p.bias, then };
+        let macs = (p.inputs * p.outputs) as u64;
+        Ok(self.record(&p.name, operator, &[x], x.extents.clone(), p.outputs, macs))
+    }
+
+    fn convolve(&self, x: &Shaped, p: &Conv) -> Result<Shaped> {
+        shape::channels("convolution", p.inputs, x.channels)?;
+        let Window { kernel, stride, padding } = p.window;
+        // floor((n + 2 padding - kernel) / stride) + 1, as a quotient rounded up.
+        let slack = 2 * padding as isize - kernel as isize + 1;
+        let output = |n: &Extent| n.clone().affine(1, slack).divided_up(stride).at_least_one();
+        let [batch, height, width] = &x.extents;
+        let operator = Operator::Convolution { weight: p.weight, bias: p.bias, window: p.window, groups: p.groups };
+        let macs = (p.inputs / p.groups * kernel * kernel * p.outputs) as u64;
+        Ok(self.record(&p.name, operator, &[x], [batch.clone(), output(height), output(width)], p.outputs, macs))
+    }
+
+    fn norm_of<'a>(&self, p: &'a Conv) -> Option<&'a BatchNorm> {
+        p.norm.as_ref()
+    }
+
+    fn batch_norm(&self, x: &Shaped, p: &BatchNorm) -> Result<Shaped> {
+        shape::channels("batch norm", p.channels, x.channels)?;
+        Ok(self.like(&p.name, Operator::BatchNorm { tensors: p.tensors, eps: p.eps }, &[x]))
+    }
+
+    fn layer_norm(&self, x: &Shaped, p: &Norm) -> Result<Shaped> {
+        shape::channels("layer norm", p.channels, x.channels)?;
+        Ok(self.like(&p.name, Operator::LayerNorm { tensors: p.tensors, eps: p.eps }, &[x]))
+    }
+
+    fn activate(&self, x: Shaped, then: Activation) -> Result<Shaped> {
+        Ok(if then == Activation::None { x } else { self.like("", Operator::Activate(then), &[&x]) })
+    }
+
+    fn linear_attention(&self, qk: &Shaped, v: &Shaped, heads: usize) -> Result<Shaped> {
+        shape::attention(qk.channels, v.channels, heads)?;
+        self.equal("linear attention", &Shaped { channels: 2 * v.channels, ..v.clone() }, qk)?;
+        let channels = v.channels as u64;
+        // K^T V and Q (K^T V), and the normaliser.
+        let macs = channels * (2 * channels / heads as u64 + 1);
+        let name = layer(&self.name_of(qk));
+        Ok(self.record(&name, Operator::LinearAttention { heads }, &[qk, v], v.extents.clone(), v.channels, macs))
+    }
+
+    fn add(&self, a: Shaped, b: &Shaped) -> Result<Shaped> {
+        self.equal("add", &a, b)?;
+        Ok(self.like("", Operator::Add, &[&a, b]))
+    }
+
+    fn mul(&self, a: Shaped, b: &Shaped) -> Result<Shaped> {
+        self.equal("mul", &a, b)?;
+        Ok(self.like("", Operator::Mul, &[&a, b]))
+    }
+
+    fn scale(&self, x: Shaped, p: &Parameter) -> Result<Shaped> {
+        shape::channels("scale", p.volume, x.channels)?;
+        Ok(self.like(&p.name, Operator::Scale(p.tensor), &[&x]))
+    }
+
+    fn drop_path(&self, x: Shaped, _: DropPath) -> Result<Shaped> {
+        Ok(x)
+    }
+
+    fn mean_tokens(&self, x: &Shaped) -> Result<Shaped> {
+        let extents = [x.extents[0].clone(), Extent::Number(1), Extent::Number(1)];
+        Ok(self.record("", Operator::MeanTokens, &[x], extents, x.channels, 0))
+    }
+
+    fn pad_to_multiple(&self, x: Shaped, multiple: usize) -> Result<Shaped> {
+        shape::multiple(multiple)?;
+        let padded = |n: &Extent| n.clone().divided_up(multiple).affine(multiple, 0);
+        let [batch, height, width] = &x.extents;
+        let extents = [batch.clone(), padded(height), padded(width)];
+        Ok(self.record("", Operator::PadToMultiple(multiple), &[&x], extents, x.channels, 0))
+    }
+}

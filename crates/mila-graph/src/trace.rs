@@ -1,0 +1,56 @@
+//! A model, traced.
+
+use mila_models::{Output, Preset, Task};
+use mila_ops::{Kind, NoTap, Result, Wanted};
+
+use crate::{Graph, Id, Node};
+
+/// The operators of one model on an image of symbolic batch, height and width, and its parameters.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    nodes: Vec<Node>,
+    outputs: Vec<Id>,
+    manifest: Vec<Wanted>,
+}
+
+impl Trace {
+    /// Traces a registered model.
+    ///
+    /// # Errors
+    /// Those of the model's body, for a preset that does not fit the algebra.
+    pub fn of(preset: &Preset, task: Task) -> Result<Self> {
+        let mut graph = Graph::default();
+        let source = graph.source();
+        let model = preset.build(&mut graph, &source, task)?;
+        let outputs = match model.forward(&graph, graph.image(3), &mut NoTap)? {
+            Output::Logits(map) => vec![map.id],
+            Output::Pyramid(maps) => maps.iter().map(|map| map.id).collect(),
+        };
+        let (nodes, manifest) = graph.finish();
+        Ok(Self { nodes, outputs, manifest })
+    }
+
+    /// The operators in the order in which they run.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The nodes that the model returns: the logits, or the maps of the pyramid.
+    pub fn outputs(&self) -> &[Id] {
+        &self.outputs
+    }
+
+    /// Every tensor that the model asks for, buffers included, in the order of the released checkpoints.
+    pub fn manifest(&self) -> &[Wanted] {
+        &self.manifest
+    }
+
+    /// Trained values.
+    pub fn parameters(&self) -> usize {
+        self.manifest.iter().filter(|w| w.kind == Kind::Parameter).map(Wanted::volume).sum()
+    }
+
+    pub(crate) fn is_output(&self, node: usize) -> bool {
+        self.outputs.contains(&Id(node))
+    }
+}

@@ -1,0 +1,1 @@
+//! CPU kernels on slices, forward and backward.

@@ -1,0 +1,333 @@
+//! MILA, first called MLLA: "Demystify Mamba in Vision: A Linear Attention Perspective" (arXiv 2405.16605).
+//!
+//! Linear attention with rotary positions inside Mamba's block design, followed by an MLP; a convolutional stem and
+//! convolutional mergings. Field names are those of the official code, at LeapLabTHU/MLLA commit 66b6d29.
+//!
+//! Official code and this file differ in one thing: height and width travel with the map, so any size works. The
+//! official classifier takes square multiples of 32 only; there the numbers are its own. At other sizes [`Padding`]
+//! says what happens at the lower and right border.
+
+use mila_ops::{
+    Activation, Builder, Convolution, DropPath, Error, Executor, GatedInput, LAYER_NORM_EPS, Mlp, Residual, Result, Tap,
+};
+
+use crate::model::{Model, Output, Task, drop_path_rates};
+use crate::pyramid::Pyramid;
+
+/// Hidden channels of the MLP per channel, and of stem and merging per output channel.
+const RATIO: usize = 4;
+
+/// Sizes of one variant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    /// Channels of the first stage; each stage doubles them.
+    pub channels: usize,
+    /// Blocks of each stage.
+    pub depths: &'static [usize],
+    /// Heads of each stage.
+    pub heads: &'static [usize],
+    /// Pixels per token of the first stage: 4 as released, or 2 for small images.
+    pub stem_stride: usize,
+    /// Drop-path rate of the last block; the rates rise linearly from zero.
+    pub drop_path: f32,
+}
+
+impl Config {
+    /// Table 8 of the paper and `cfgs/mlla_t.yaml`.
+    pub const T: Self = Self::released(64, &[2, 4, 8, 4], &[2, 4, 8, 16], 0.2);
+    /// `cfgs/mlla_s.yaml`.
+    pub const S: Self = Self::released(64, &[3, 6, 21, 6], &[2, 4, 8, 16], 0.3);
+    /// `cfgs/mlla_b.yaml`.
+    pub const B: Self = Self::released(96, &[3, 6, 21, 6], &[3, 6, 12, 24], 0.5);
+    /// For images of 32x32 pixels; ours, not the paper's.
+    pub const NANO: Self =
+        Self { channels: 32, depths: &[1, 1, 1], heads: &[2, 4, 8], stem_stride: 2, drop_path: 0.05 };
+
+    const fn released(channels: usize, depths: &'static [usize], heads: &'static [usize], drop_path: f32) -> Self {
+        Self { channels, depths, heads, stem_stride: 4, drop_path }
+    }
+
+    /// Channels of each stage.
+    pub fn stage_channels(&self) -> Vec<usize> {
+        (0..self.depths.len()).map(|stage| self.channels << stage).collect()
+    }
+}
+
+/// How a map whose extent does not divide is completed; the two differ only there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// By the strided convolutions' own padding, as the official classifier would.
+    Convolution,
+    /// By zeros below and to the right of the stem's and each merging's input, as the official dense code does.
+    First,
+}
+
+/// Linear attention inside Mamba's block design, followed by an MLP (section 5.3, Figure 3).
+pub struct Block<E: Executor> {
+    name: String,
+    heads: usize,
+    cpe1: E::Conv,
+    input: GatedInput<E>,
+    dwc: E::Conv,
+    qk: E::Linear,
+    lepe: E::Conv,
+    out_proj: E::Linear,
+    cpe2: E::Conv,
+    mlp: Mlp<E>,
+    drop_attention: Option<DropPath>,
+    drop_mlp: Option<DropPath>,
+}
+
+impl<E: Executor> Block<E> {
+    /// Asks for the parameters of a block of `dim` channels.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `dim` is a multiple of 4 and of `heads`; those of the source and of the executor.
+    pub fn build(b: &mut Builder<E>, dim: usize, heads: usize, drop_path: f32) -> Result<Self> {
+        mila_ops::shape::attention(2 * dim, dim, heads)?;
+        let depthwise = Convolution::depthwise(dim, 3);
+        let cpe1 = b.conv("cpe1", depthwise)?;
+        let norm = b.layer_norm("norm1", dim, LAYER_NORM_EPS)?;
+        let inner = b.linear("in_proj", dim, dim)?;
+        let gate = b.linear("act_proj", dim, dim)?;
+        Ok(Self {
+            name: b.path(""),
+            heads,
+            cpe1,
+            input: GatedInput { norm_name: b.path("norm1"), norm, gate, inner },
+            dwc: b.conv("dwc", depthwise)?,
+            qk: b.scope("attn", |b| b.linear("qk", dim, 2 * dim))?,
+            lepe: b.scope("attn", |b| b.conv("lepe", depthwise))?,
+            out_proj: b.linear("out_proj", dim, dim)?,
+            cpe2: b.conv("cpe2", depthwise)?,
+            mlp: Mlp::build(b, "norm2", LAYER_NORM_EPS, dim, RATIO * dim)?,
+            drop_attention: b.drop_path("attn", drop_path),
+            drop_mlp: b.drop_path("mlp", drop_path),
+        })
+    }
+
+    /// `[batch, height, width, dim]` to the same extent.
+    ///
+    /// # Errors
+    /// Those of the operators and of the tap.
+    pub fn forward(&self, e: &E, x: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
+        let x = e.conv_residual(x, &self.cpe1, Residual::onto_input())?;
+
+        let (gate, inner) = e.gated_input(&x, &self.input, tap)?;
+        let gate = tap.pass(&self.inside("act_proj"), gate)?;
+        let inner = e.conv(&inner, &self.dwc, Activation::Silu)?;
+        let mixed = self.attention(e, inner, tap)?;
+        let add = Residual { drop_path: self.drop_attention, ..Residual::onto(x) };
+        let x = e.gated_output(mixed, &gate, &self.out_proj, add)?;
+
+        let x = e.conv_residual(x, &self.cpe2, Residual::onto_input())?;
+        let add = Residual { drop_path: self.drop_mlp, ..Residual::onto_input() };
+        let x = e.mlp(x, &self.mlp, add, tap)?;
+        tap.pass(&self.name, x)
+    }
+
+    /// Linear attention plus the local positional encoding; the value is not projected.
+    fn attention(&self, e: &E, v: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
+        let qk = tap.pass(&self.inside("attn.qk"), e.linear(&v, &self.qk, Activation::None)?)?;
+        let global = e.linear_attention(&qk, &v, self.heads)?;
+        let mixed = e.conv_residual(v, &self.lepe, Residual::onto(global))?;
+        tap.pass(&self.inside("attn"), mixed)
+    }
+
+    fn inside(&self, name: &str) -> String {
+        format!("{}.{name}", self.name)
+    }
+}
+
+/// `patch_embed`: four convolutions with batch norm and a residual in the middle.
+struct Stem<E: Executor> {
+    conv1: E::Conv,
+    conv2: [E::Conv; 2],
+    conv3: [E::Conv; 2],
+}
+
+impl<E: Executor> Stem<E> {
+    fn build(b: &mut Builder<E>, c: &Config) -> Result<Self> {
+        let half = c.channels / 2;
+        let same = Convolution::new(half, half, 3);
+        Ok(Self {
+            conv1: normed(b, "conv1", Convolution::new(3, half, 3).stride(2))?,
+            conv2: [normed(b, "conv2.0", same)?, normed(b, "conv2.1", same)?],
+            conv3: [
+                normed(b, "conv3.0", Convolution::new(half, RATIO * c.channels, 3).stride(c.stem_stride / 2))?,
+                normed(b, "conv3.1", Convolution::new(RATIO * c.channels, c.channels, 1))?,
+            ],
+        })
+    }
+
+    fn forward(&self, e: &E, image: &E::Map) -> Result<E::Map> {
+        let x = e.conv(image, &self.conv1, Activation::Relu)?;
+        let y = e.conv(&x, &self.conv2[0], Activation::Relu)?;
+        let x = e.conv_residual(y, &self.conv2[1], Residual::onto(x))?;
+        let x = e.conv(&x, &self.conv3[0], Activation::Relu)?;
+        e.conv(&x, &self.conv3[1], Activation::None)
+    }
+}
+
+/// A convolution without bias under `{name}.conv`, with its batch norm under `{name}.norm`.
+fn normed<E: Executor>(b: &mut Builder<E>, name: &str, conv: Convolution) -> Result<E::Conv> {
+    b.scope(name, |b| b.conv("conv", conv.no_bias().batch_norm("norm")))
+}
+
+/// Halves the extent and doubles the channels, through a hidden map of eight times the channels.
+struct Merging<E: Executor> {
+    expand: E::Conv,
+    reduce: E::Conv,
+    project: E::Conv,
+}
+
+impl<E: Executor> Merging<E> {
+    fn build(b: &mut Builder<E>, channels: usize) -> Result<Self> {
+        let (outputs, hidden) = (2 * channels, 2 * RATIO * channels);
+        b.scope("downsample", |b| {
+            Ok(Self {
+                expand: b.conv("conv.0.conv", Convolution::new(channels, hidden, 1))?,
+                reduce: b.conv("conv.1.conv", Convolution::depthwise(hidden, 3).stride(2))?,
+                project: b
+                    .scope("conv.2", |b| b.conv("conv", Convolution::new(hidden, outputs, 1).batch_norm("norm")))?,
+            })
+        })
+    }
+
+    fn forward(&self, e: &E, x: &E::Map) -> Result<E::Map> {
+        let x = e.conv(x, &self.expand, Activation::Relu)?;
+        let x = e.conv(&x, &self.reduce, Activation::Relu)?;
+        e.conv(&x, &self.project, Activation::None)
+    }
+}
+
+/// Blocks of one resolution, and the way to the next.
+struct Stage<E: Executor> {
+    name: String,
+    blocks: Vec<Block<E>>,
+    downsample: Option<Merging<E>>,
+}
+
+/// Stem and stages.
+pub struct Trunk<E: Executor> {
+    padding: Padding,
+    stem_stride: usize,
+    stem: Stem<E>,
+    stages: Vec<Stage<E>>,
+}
+
+impl<E: Executor> Trunk<E> {
+    /// Asks for `patch_embed.*` and `layers.*`.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn build(b: &mut Builder<E>, c: &Config, padding: Padding) -> Result<Self> {
+        let stem = b.scope("patch_embed", |b| Stem::build(b, c))?;
+        let mut rates = drop_path_rates(c.drop_path, c.depths.iter().sum());
+        let mut stages = Vec::with_capacity(c.depths.len());
+        for (stage, channels) in c.stage_channels().into_iter().enumerate() {
+            let last = stage + 1 == c.depths.len();
+            stages.push(b.scope(&format!("layers.{stage}"), |b| {
+                let blocks = (0..c.depths[stage])
+                    .zip(&mut rates)
+                    .map(|(i, rate)| {
+                        b.scope(&format!("blocks.{i}"), |b| Block::build(b, channels, c.heads[stage], rate))
+                    })
+                    .collect::<Result<_>>()?;
+                let downsample = if last { None } else { Some(Merging::build(b, channels)?) };
+                Ok(Stage { name: b.path(""), blocks, downsample })
+            })?);
+        }
+        Ok(Self { padding, stem_stride: c.stem_stride, stem, stages })
+    }
+
+    /// Runs stem and stages. `each` sees every stage's output before its merging; the last one is returned too.
+    ///
+    /// # Errors
+    /// Those of the operators, of the tap and of `each`.
+    pub fn forward(
+        &self,
+        e: &E,
+        image: E::Map,
+        tap: &mut dyn Tap<E>,
+        mut each: impl FnMut(usize, &E::Map) -> Result<()>,
+    ) -> Result<E::Map> {
+        let image = self.padded(e, image, self.stem_stride)?;
+        let mut x = tap.pass("patch_embed", self.stem.forward(e, &image)?)?;
+        for (i, stage) in self.stages.iter().enumerate() {
+            for block in &stage.blocks {
+                x = block.forward(e, x, tap)?;
+            }
+            x = tap.pass(&stage.name, x)?;
+            each(i, &x)?;
+            if let Some(merging) = &stage.downsample {
+                x = merging.forward(e, &self.padded(e, x, 2)?)?;
+            }
+        }
+        Ok(x)
+    }
+
+    fn padded(&self, e: &E, x: E::Map, multiple: usize) -> Result<E::Map> {
+        match self.padding {
+            Padding::Convolution => Ok(x),
+            Padding::First => e.pad_to_multiple(x, multiple),
+        }
+    }
+}
+
+/// A trunk with the released classifier: norm, mean over tokens, linear.
+struct Classifier<E: Executor> {
+    trunk: Trunk<E>,
+    norm: E::Norm,
+    head: E::Linear,
+}
+
+impl<E: Executor> Model<E> for Classifier<E> {
+    fn forward(&self, e: &E, image: E::Map, tap: &mut dyn Tap<E>) -> Result<Output<E::Map>> {
+        let x = self.trunk.forward(e, image, tap, |_, _| Ok(()))?;
+        let features = e.mean_tokens(&e.layer_norm(&x, &self.norm)?)?;
+        let features = tap.pass("features", features)?;
+        Ok(Output::Logits(e.linear(&features, &self.head, Activation::None)?))
+    }
+}
+
+/// A trunk with a norm on each stage.
+struct Dense<E: Executor> {
+    trunk: Trunk<E>,
+    pyramid: Pyramid<E>,
+}
+
+impl<E: Executor> Model<E> for Dense<E> {
+    fn forward(&self, e: &E, image: E::Map, tap: &mut dyn Tap<E>) -> Result<Output<E::Map>> {
+        let mut levels = Vec::with_capacity(self.trunk.stages.len());
+        self.trunk.forward(e, image, tap, |stage, map| {
+            levels.push(self.pyramid.level(e, stage, map)?);
+            Ok(())
+        })?;
+        Ok(Output::Pyramid(levels))
+    }
+}
+
+/// Prepares the model of `config` for an executor.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a stem stride other than 2 and 4; those of the source and of the executor.
+pub fn build<E: Executor + 'static>(b: &mut Builder<E>, config: &Config, task: Task) -> Result<Box<dyn Model<E>>> {
+    if !matches!(config.stem_stride, 2 | 4) {
+        let what = format!("a stem stride of {}", config.stem_stride);
+        return Err(Error::Unsupported { what, why: "the stem halves the image once or twice".into() });
+    }
+    let channels = config.stage_channels();
+    match task {
+        Task::Classify { classes } => {
+            let trunk = Trunk::build(b, config, Padding::Convolution)?;
+            let width = channels.last().copied().unwrap_or(config.channels);
+            let norm = b.layer_norm("norm", width, LAYER_NORM_EPS)?;
+            Ok(Box::new(Classifier { trunk, norm, head: b.linear("head", width, classes)? }))
+        }
+        Task::Pyramid => {
+            let pyramid = Pyramid::build(b, &channels, LAYER_NORM_EPS)?;
+            Ok(Box::new(Dense { trunk: Trunk::build(b, config, Padding::First)?, pyramid }))
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The models by name: sizes, where they come from, how their input is prepared.
+
+use mila_ops::{Builder, Executor, Result, Source};
+
+use crate::{Model, Task, convnext, mila};
+
+/// A family and its sizes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Architecture {
+    /// [`crate::mila`].
+    Mila(mila::Config),
+    /// [`crate::convnext`].
+    ConvNext(convnext::Config),
+}
+
+/// How a picture is resized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interpolation {
+    /// Antialiased triangle filter.
+    Bilinear,
+    /// Antialiased cubic filter.
+    Bicubic,
+}
+
+/// How a picture becomes an input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preprocessing {
+    /// Side of the square input that the model was published at.
+    pub size: usize,
+    /// Share of the resized picture that the centre crop keeps.
+    pub crop_pct: f64,
+    /// Resizing filter.
+    pub interpolation: Interpolation,
+    /// Subtracted from each channel of values in `[0, 1]`.
+    pub mean: [f32; 3],
+    /// What each channel is then divided by.
+    pub std: [f32; 3],
+}
+
+impl Preprocessing {
+    /// ImageNet's means and deviations, bicubic, 224 pixels after a resize to 256.
+    pub const IMAGENET: Self = Self {
+        size: 224,
+        crop_pct: 224.0 / 256.0,
+        interpolation: Interpolation::Bicubic,
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+    };
+    /// Small pictures taken whole, values in `[-1, 1]`.
+    pub const SMALL: Self = Self { size: 32, crop_pct: 1.0, mean: [0.5; 3], std: [0.5; 3], ..Self::IMAGENET };
+}
+
+/// What the source says of a model, as printed; see the documentation for where prints and exact counts differ.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Published {
+    /// Parameters, as printed.
+    pub parameters: &'static str,
+    /// Multiply-accumulates, as printed.
+    pub macs: &'static str,
+    /// ImageNet-1K top-1 accuracy in percent.
+    pub top1: f32,
+}
+
+/// A registered model.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    /// Name on the command line and in `config.json`.
+    pub name: &'static str,
+    /// One line about it.
+    pub about: &'static str,
+    /// Where it was described.
+    pub paper: &'static str,
+    /// Family and sizes.
+    pub architecture: Architecture,
+    /// Classes of the published weights, or of the task that it was made for.
+    pub classes: usize,
+    /// How its input is prepared.
+    pub preprocessing: Preprocessing,
+    /// Printed numbers, for models that were published.
+    pub published: Option<Published>,
+}
+
+const MILA_PAPER: &str = "arXiv 2405.16605";
+
+/// Every registered model, in the order of `mila models`.
+const PRESETS: &[Preset] = &[
+    Preset {
+        name: "mila-nano",
+        about: "MILA for 32x32 images",
+        paper: MILA_PAPER,
+        architecture: Architecture::Mila(mila::Config::NANO),
+        classes: 10,
+        preprocessing: Preprocessing::SMALL,
+        published: None,
+    },
+    mila("mila-t", "MILA tiny (released as MLLA-T)", mila::Config::T, "25M", "4.2G", 83.5),
+    mila("mila-s", "MILA small (released as MLLA-S)", mila::Config::S, "43M", "7.3G", 84.4),
+    mila("mila-b", "MILA base (released as MLLA-B)", mila::Config::B, "96M", "16.2G", 85.3),
+    Preset {
+        name: "convnext-t",
+        about: "ConvNeXt tiny, timm's convnext_tiny",
+        paper: "arXiv 2201.03545",
+        architecture: Architecture::ConvNext(convnext::Config::T),
+        classes: 1000,
+        preprocessing: Preprocessing::IMAGENET,
+        published: Some(Published { parameters: "29M", macs: "4.5G", top1: 82.1 }),
+    },
+];
+
+const fn mila(
+    name: &'static str,
+    about: &'static str,
+    config: mila::Config,
+    parameters: &'static str,
+    macs: &'static str,
+    top1: f32,
+) -> Preset {
+    Preset {
+        name,
+        about,
+        paper: MILA_PAPER,
+        architecture: Architecture::Mila(config),
+        classes: 1000,
+        preprocessing: Preprocessing::IMAGENET,
+        published: Some(Published { parameters, macs, top1 }),
+    }
+}
+
+/// A name that is not registered.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown architecture `{name}`; known are {known}")]
+pub struct Unknown {
+    name: String,
+    known: String,
+}
+
+impl Preset {
+    /// Every registered model.
+    pub fn all() -> &'static [Self] {
+        PRESETS
+    }
+
+    /// The model of `name`; underscores count as hyphens.
+    ///
+    /// # Errors
+    /// [`Unknown`], which lists the registered names.
+    pub fn find(name: &str) -> std::result::Result<&'static Self, Unknown> {
+        let wanted = name.to_lowercase().replace('_', "-");
+        PRESETS.iter().find(|preset| preset.name == wanted).ok_or_else(|| Unknown {
+            name: name.to_owned(),
+            known: PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Prepares the model for `executor`, with parameters from `source`.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn build<E: Executor + 'static>(
+        &self,
+        executor: &mut E,
+        source: &dyn Source,
+        task: Task,
+    ) -> Result<Box<dyn Model<E>>> {
+        self.architecture.build(&mut Builder::new(executor, source), task)
+    }
+}
+
+impl Architecture {
+    /// Prepares a model of this family for the builder's executor.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn build<E: Executor + 'static>(&self, b: &mut Builder<E>, task: Task) -> Result<Box<dyn Model<E>>> {
+        match self {
+            Self::Mila(config) => mila::build(b, config, task),
+            Self::ConvNext(config) => convnext::build(b, config, task),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The element-wise functions that follow a linear map.
+
+/// An element-wise function applied to the result of a linear map or a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// The identity.
+    None,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `x (1 + erf(x / sqrt 2)) / 2`: the exact form, not the one with `tanh`.
+    Gelu,
+}

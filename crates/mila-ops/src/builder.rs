@@ -1,0 +1,191 @@
+//! How a model asks for its parameters: by name, layer by layer, in the order of the released checkpoints.
+
+use crate::{
+    BatchNormWanted, ConvWanted, DropPath, Executor, Init, LinearWanted, NormWanted, Result, Source, Wanted, Window,
+    random,
+};
+
+/// Deviation of the truncated normal that linear weights start from (`trunc_normal_(std=.02)` upstream).
+const LINEAR_STD: f32 = 0.02;
+/// Eps of every batch norm (PyTorch's default).
+const BATCH_NORM_EPS: f64 = 1e-5;
+
+/// A convolution as a model describes it: bias, no norm, PyTorch's default initialisation unless said otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Convolution {
+    inputs: usize,
+    outputs: usize,
+    window: Window,
+    groups: usize,
+    bias: bool,
+    batch_norm: Option<&'static str>,
+    truncated_normal: bool,
+}
+
+impl Convolution {
+    /// A `kernel` x `kernel` convolution that keeps the extent: stride 1, padding half the kernel.
+    pub const fn new(inputs: usize, outputs: usize, kernel: usize) -> Self {
+        let window = Window { kernel, stride: 1, padding: kernel / 2 };
+        Self { inputs, outputs, window, groups: 1, bias: true, batch_norm: None, truncated_normal: false }
+    }
+
+    /// A `kernel` x `kernel` convolution of each channel by itself.
+    pub const fn depthwise(channels: usize, kernel: usize) -> Self {
+        Self { groups: channels, ..Self::new(channels, channels, kernel) }
+    }
+
+    /// Square patches side by side: stride of the kernel's size, no padding.
+    pub const fn patches(inputs: usize, outputs: usize, size: usize) -> Self {
+        let window = Window { kernel: size, stride: size, padding: 0 };
+        Self { window, ..Self::new(inputs, outputs, size) }
+    }
+
+    /// With another stride.
+    pub const fn stride(self, stride: usize) -> Self {
+        Self { window: Window { stride, ..self.window }, ..self }
+    }
+
+    /// Without a bias.
+    pub const fn no_bias(self) -> Self {
+        Self { bias: false, ..self }
+    }
+
+    /// Followed by a batch norm whose parameters are found under `name`, beside the convolution's.
+    pub const fn batch_norm(self, name: &'static str) -> Self {
+        Self { batch_norm: Some(name), ..self }
+    }
+
+    /// Weight from a truncated normal and a bias of zero, as ConvNeXt starts.
+    pub const fn truncated_normal(self) -> Self {
+        Self { truncated_normal: true, ..self }
+    }
+}
+
+/// Asks for parameters by name and hands them to the executor to prepare.
+pub struct Builder<'a, E: Executor> {
+    executor: &'a mut E,
+    source: &'a dyn Source,
+    scope: String,
+}
+
+impl<'a, E: Executor> Builder<'a, E> {
+    /// A builder at the root of the names.
+    pub fn new(executor: &'a mut E, source: &'a dyn Source) -> Self {
+        Self { executor, source, scope: String::new() }
+    }
+
+    /// Runs `build` with `name.` in front of every parameter name.
+    ///
+    /// # Errors
+    /// Those of `build`.
+    pub fn scope<T>(&mut self, name: &str, build: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let length = self.scope.len();
+        self.scope.push_str(name);
+        self.scope.push('.');
+        let built = build(self);
+        self.scope.truncate(length);
+        built
+    }
+
+    /// The full name of `name` in this scope; the scope itself for an empty one.
+    pub fn path(&self, name: &str) -> String {
+        if name.is_empty() { self.scope.trim_end_matches('.').to_owned() } else { format!("{}{name}", self.scope) }
+    }
+
+    /// Stochastic depth of the branch `name`; nothing at rate 0.
+    pub fn drop_path(&self, name: &str, rate: f32) -> Option<DropPath> {
+        (rate > 0.0).then(|| DropPath { rate, site: random::site(&self.path(name)) })
+    }
+
+    /// A linear map with bias: `{name}.weight [outputs, inputs]`, `{name}.bias [outputs]`.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<E::Linear> {
+        let bias = self.parameter_wanted(&format!("{name}.bias"), &[outputs], Init::Zeros);
+        self.linear_with(name, inputs, outputs, Some(bias))
+    }
+
+    /// A linear map without bias: `{name}.weight [outputs, inputs]`.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn linear_without_bias(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<E::Linear> {
+        self.linear_with(name, inputs, outputs, None)
+    }
+
+    fn linear_with(&mut self, name: &str, inputs: usize, outputs: usize, bias: Option<Wanted>) -> Result<E::Linear> {
+        let init = Init::TruncatedNormal { std: LINEAR_STD };
+        let weight = self.parameter_wanted(&format!("{name}.weight"), &[outputs, inputs], init);
+        self.executor.prepare_linear(LinearWanted { weight, bias }, self.source)
+    }
+
+    /// A convolution: `{name}.weight [outputs, inputs / groups, kernel, kernel]`, `{name}.bias`, and its norm.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn conv(&mut self, name: &str, c: Convolution) -> Result<E::Conv> {
+        let (inputs, kernel) = (c.inputs / c.groups, c.window.kernel);
+        let bound = 1.0 / ((inputs * kernel * kernel) as f32).sqrt();
+        let uniform = Init::Uniform { bound };
+        let (weight, bias) = match c.truncated_normal {
+            true => (Init::TruncatedNormal { std: LINEAR_STD }, Init::Zeros),
+            false => (uniform, uniform),
+        };
+        let shape = [c.outputs, inputs, kernel, kernel];
+        let wanted = ConvWanted {
+            weight: self.parameter_wanted(&format!("{name}.weight"), &shape, weight),
+            bias: c.bias.then(|| self.parameter_wanted(&format!("{name}.bias"), &[c.outputs], bias)),
+            norm: c.batch_norm.map(|norm| self.batch_norm_wanted(norm, c.outputs)),
+            window: c.window,
+            groups: c.groups,
+        };
+        self.executor.prepare_conv(wanted, self.source)
+    }
+
+    /// A layer norm: `{name}.weight [channels]`, `{name}.bias [channels]`.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn layer_norm(&mut self, name: &str, channels: usize, eps: f64) -> Result<E::Norm> {
+        let weight = self.parameter_wanted(&format!("{name}.weight"), &[channels], Init::Ones);
+        let bias = self.parameter_wanted(&format!("{name}.bias"), &[channels], Init::Zeros);
+        self.executor.prepare_layer_norm(NormWanted { weight, bias, eps }, self.source)
+    }
+
+    /// A batch norm that follows no convolution: `{name}.{weight,bias,running_mean,running_var} [channels]`.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn batch_norm(&mut self, name: &str, channels: usize) -> Result<E::BatchNorm> {
+        let wanted = self.batch_norm_wanted(name, channels);
+        self.executor.prepare_batch_norm(wanted, self.source)
+    }
+
+    /// A tensor that belongs to no layer.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn parameter(&mut self, name: &str, shape: &[usize], init: Init) -> Result<E::Parameter> {
+        let wanted = self.parameter_wanted(name, shape, init);
+        self.executor.prepare_parameter(wanted, self.source)
+    }
+
+    fn parameter_wanted(&self, name: &str, shape: &[usize], init: Init) -> Wanted {
+        Wanted::parameter(self.path(name), shape, init)
+    }
+
+    fn batch_norm_wanted(&self, name: &str, channels: usize) -> BatchNormWanted {
+        let path = self.path(name);
+        let parameter = |part: &str, init| Wanted::parameter(format!("{path}.{part}"), &[channels], init);
+        let buffer = |part: &str, init| Wanted::buffer(format!("{path}.{part}"), &[channels], init);
+        BatchNormWanted {
+            weight: parameter("weight", Init::Ones),
+            bias: parameter("bias", Init::Zeros),
+            running_mean: buffer("running_mean", Init::Zeros),
+            running_var: buffer("running_var", Init::Ones),
+            eps: BATCH_NORM_EPS,
+            name: path,
+        }
+    }
+}

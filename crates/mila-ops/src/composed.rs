@@ -1,0 +1,89 @@
+//! The composite operators as compositions of smaller ones.
+//!
+//! These are the default bodies of [`Executor`]'s composite methods, and free functions because an executor that
+//! overrides one comes back to it when it declines: for a tap on what lives inside, or an unusual option.
+
+use crate::{Activation, Executor, GatedInput, Mlp, Onto, Residual, Result, Tap};
+
+/// Convolution, batch norm if the convolution has one, activation.
+///
+/// # Errors
+/// Those of the operators.
+pub fn conv<E: Executor>(e: &E, x: &E::Map, p: &E::Conv, then: Activation) -> Result<E::Map> {
+    let y = e.convolve(x, p)?;
+    let y = match e.norm_of(p) {
+        Some(norm) => e.batch_norm(&y, norm)?,
+        None => y,
+    };
+    e.activate(y, then)
+}
+
+/// `onto + conv(x)`.
+///
+/// # Errors
+/// Those of the operators.
+pub fn conv_residual<E: Executor>(e: &E, x: E::Map, p: &E::Conv, add: Residual<E>) -> Result<E::Map> {
+    let branch = e.conv(&x, p, Activation::None)?;
+    join(e, x, branch, add)
+}
+
+/// `(silu(gate(norm(x))), inner(norm(x)))`.
+///
+/// # Errors
+/// Those of the operators and of the tap.
+pub fn gated_input<E: Executor>(
+    e: &E,
+    x: &E::Map,
+    p: &GatedInput<E>,
+    tap: &mut dyn Tap<E>,
+) -> Result<(E::Map, E::Map)> {
+    let normed = tap.pass(&p.norm_name, e.layer_norm(x, &p.norm)?)?;
+    let gate = e.linear(&normed, &p.gate, Activation::Silu)?;
+    let inner = e.linear(&normed, &p.inner, Activation::None)?;
+    Ok((gate, inner))
+}
+
+/// `onto + linear(x * gate)`.
+///
+/// # Errors
+/// Those of the operators.
+pub fn gated_output<E: Executor>(e: &E, x: E::Map, gate: &E::Map, p: &E::Linear, add: Residual<E>) -> Result<E::Map> {
+    let gated = e.mul(x, gate)?;
+    let branch = e.linear(&gated, p, Activation::None)?;
+    join(e, gated, branch, add)
+}
+
+/// `onto + fc2(activation(fc1(norm(x))))`.
+///
+/// # Errors
+/// Those of the operators and of the tap.
+pub fn mlp<E: Executor>(e: &E, x: E::Map, p: &Mlp<E>, add: Residual<E>, tap: &mut dyn Tap<E>) -> Result<E::Map> {
+    let normed = tap.pass(&p.norm_name, e.layer_norm(&x, &p.norm)?)?;
+    let hidden = tap.pass(&p.hidden_name, e.linear(&normed, &p.fc1, p.activation)?)?;
+    let branch = tap.pass(&p.name, e.linear(&hidden, &p.fc2, Activation::None)?)?;
+    join(e, x, branch, add)
+}
+
+/// `onto + drop_path(layer_scale * branch)`, where `x` is the composite's input.
+///
+/// # Errors
+/// Those of the operators.
+pub fn join<E: Executor>(e: &E, x: E::Map, branch: E::Map, add: Residual<E>) -> Result<E::Map> {
+    let branch = match add.layer_scale {
+        Some(factors) => e.scale(branch, factors)?,
+        None => branch,
+    };
+    let branch = match add.drop_path {
+        Some(drop) => e.drop_path(branch, drop)?,
+        None => branch,
+    };
+    match add.onto {
+        Onto::Input => e.add(x, &branch),
+        Onto::Map(map) => e.add(map, &branch),
+    }
+}
+
+/// Whether a tap wants anything that lives inside `mlp`.
+pub fn taps_inside_mlp<E: Executor>(p: &Mlp<E>, tap: &dyn Tap<E>) -> bool {
+    [&p.norm_name, &p.hidden_name, &p.name].iter().any(|name| tap.wants(name))
+}

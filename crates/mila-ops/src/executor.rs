@@ -1,0 +1,170 @@
+//! The operator algebra.
+
+use crate::{
+    Activation, BatchNormWanted, ConvWanted, DropPath, GatedInput, LinearWanted, Mlp, NormWanted, Residual, Result,
+    Source, Tap, Wanted, composed,
+};
+
+/// The eps of a layer norm that says nothing else (PyTorch's default).
+pub const LAYER_NORM_EPS: f64 = 1e-5;
+
+/// An interpretation of the operator algebra.
+///
+/// Maps are `[batch, height, width, channels]` with extents of their own, so a body never carries a height or a width.
+/// What a model holds of its parameters is the executor's choice: packed weights, indices into a store, a shape.
+///
+/// The first group of methods prepares parameters, the second are the operators, and the third are composites with a
+/// default body made of smaller operators; an executor overrides one only to make it faster, and a test pins the two
+/// together.
+pub trait Executor: Sized {
+    /// A feature map. Cloning is cheap, or the executor is [`crate::reference`].
+    type Map: Clone;
+    /// A prepared linear map.
+    type Linear: Send + Sync;
+    /// A prepared convolution with its norm.
+    type Conv: Send + Sync;
+    /// A prepared layer norm.
+    type Norm: Send + Sync;
+    /// A prepared batch norm.
+    type BatchNorm: Send + Sync;
+    /// A prepared tensor that belongs to no layer: layer scale, class token, bias table.
+    type Parameter: Send + Sync;
+
+    /// Prepares a linear map.
+    ///
+    /// # Errors
+    /// Those of the source.
+    fn prepare_linear(&mut self, wanted: LinearWanted, source: &dyn Source) -> Result<Self::Linear>;
+    /// Prepares a convolution, with its norm if it has one.
+    ///
+    /// # Errors
+    /// Those of the source; `Unsupported` for groups that are neither one nor as many as channels.
+    fn prepare_conv(&mut self, wanted: ConvWanted, source: &dyn Source) -> Result<Self::Conv>;
+    /// Prepares a layer norm.
+    ///
+    /// # Errors
+    /// Those of the source.
+    fn prepare_layer_norm(&mut self, wanted: NormWanted, source: &dyn Source) -> Result<Self::Norm>;
+    /// Prepares a batch norm that follows no convolution.
+    ///
+    /// # Errors
+    /// Those of the source.
+    fn prepare_batch_norm(&mut self, wanted: BatchNormWanted, source: &dyn Source) -> Result<Self::BatchNorm>;
+    /// Prepares a raw parameter.
+    ///
+    /// # Errors
+    /// Those of the source.
+    fn prepare_parameter(&mut self, wanted: Wanted, source: &dyn Source) -> Result<Self::Parameter>;
+
+    /// `activation(x W^T + b)` on every token.
+    ///
+    /// # Errors
+    /// `Shape` if `x` has other channels than the weight has inputs.
+    fn linear(&self, x: &Self::Map, p: &Self::Linear, then: Activation) -> Result<Self::Map>;
+    /// The convolution and its bias, without norm and activation. Output extents are [`crate::Window::output`].
+    ///
+    /// # Errors
+    /// `Shape` if `x` has other channels than the kernel.
+    fn convolve(&self, x: &Self::Map, p: &Self::Conv) -> Result<Self::Map>;
+    /// The norm that [`conv`](Self::conv) still has to apply after [`convolve`](Self::convolve); none if it is folded.
+    fn norm_of<'a>(&self, p: &'a Self::Conv) -> Option<&'a Self::BatchNorm>;
+    /// Batch norm: batch statistics when training, running ones otherwise.
+    ///
+    /// # Errors
+    /// `Shape` for other channels, or when training on one value a channel.
+    fn batch_norm(&self, x: &Self::Map, p: &Self::BatchNorm) -> Result<Self::Map>;
+    /// Layer norm over the channels of every token.
+    ///
+    /// # Errors
+    /// `Shape` for other channels.
+    fn layer_norm(&self, x: &Self::Map, p: &Self::Norm) -> Result<Self::Map>;
+    /// The activation alone.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    fn activate(&self, x: Self::Map, then: Activation) -> Result<Self::Map>;
+    /// Normalised linear attention with 2-D rotary positions (MILA, arXiv 2405.16605, eq. 2 and section 5.2).
+    ///
+    /// `qk` is `[batch, height, width, 2 * channels]`, q then k before ELU + 1; `v` is `[batch, height, width,
+    /// channels]`. With `N` tokens, `R` the rotation of [`crate::rope2d`], and per head:
+    ///
+    /// ```text
+    /// q = elu(q) + 1    k = elu(k) + 1
+    /// o_i = (R q_i)^T (1/N sum_j (R k_j) v_j^T) / (q_i^T (1/N sum_j k_j) + 1e-6)
+    /// ```
+    ///
+    /// # Errors
+    /// `Shape` for channels that [`crate::shape::attention`] refuses or maps that differ.
+    fn linear_attention(&self, qk: &Self::Map, v: &Self::Map, heads: usize) -> Result<Self::Map>;
+    /// `a + b`.
+    ///
+    /// # Errors
+    /// `Shape` if the extents differ.
+    fn add(&self, a: Self::Map, b: &Self::Map) -> Result<Self::Map>;
+    /// `a * b`, element by element.
+    ///
+    /// # Errors
+    /// `Shape` if the extents differ.
+    fn mul(&self, a: Self::Map, b: &Self::Map) -> Result<Self::Map>;
+    /// `x * factors`, a factor per channel.
+    ///
+    /// # Errors
+    /// `Shape` for other channels.
+    fn scale(&self, x: Self::Map, factors: &Self::Parameter) -> Result<Self::Map>;
+    /// Multiplies every image by [`DropPath::factor`]: the identity unless training.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    fn drop_path(&self, x: Self::Map, drop: DropPath) -> Result<Self::Map>;
+    /// Mean over the tokens of each image: `[batch, 1, 1, channels]`.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    fn mean_tokens(&self, x: &Self::Map) -> Result<Self::Map>;
+    /// Zeros below and to the right until height and width are multiples of `multiple`.
+    ///
+    /// # Errors
+    /// `Shape` if `multiple` is zero.
+    fn pad_to_multiple(&self, x: Self::Map, multiple: usize) -> Result<Self::Map>;
+
+    /// Convolution, norm and activation.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn conv(&self, x: &Self::Map, p: &Self::Conv, then: Activation) -> Result<Self::Map> {
+        composed::conv(self, x, p, then)
+    }
+    /// `onto + conv(x)`: conditional positional encoding, and the local part beside an attention.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn conv_residual(&self, x: Self::Map, p: &Self::Conv, add: Residual<Self>) -> Result<Self::Map> {
+        composed::conv_residual(self, x, p, add)
+    }
+    /// The gate and the inner stream of Mamba's block design, from one normed input.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn gated_input(
+        &self,
+        x: &Self::Map,
+        p: &GatedInput<Self>,
+        tap: &mut dyn Tap<Self>,
+    ) -> Result<(Self::Map, Self::Map)> {
+        composed::gated_input(self, x, p, tap)
+    }
+    /// `onto + linear(x * gate)`: the way out of Mamba's block design.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn gated_output(&self, x: Self::Map, gate: &Self::Map, p: &Self::Linear, add: Residual<Self>) -> Result<Self::Map> {
+        composed::gated_output(self, x, gate, p, add)
+    }
+    /// `onto + fc2(activation(fc1(norm(x))))`.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn mlp(&self, x: Self::Map, p: &Mlp<Self>, add: Residual<Self>, tap: &mut dyn Tap<Self>) -> Result<Self::Map> {
+        composed::mlp(self, x, p, add, tap)
+    }
+}

@@ -1,0 +1,206 @@
+//! What a model asks for, and where the values come from.
+
+use std::borrow::Cow;
+
+use half::{bf16, f16};
+
+use crate::{Error, Result, Window};
+
+/// How a parameter starts when no checkpoint gives it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// All zero.
+    Zeros,
+    /// All one.
+    Ones,
+    /// All `value`.
+    Constant {
+        /// The value.
+        value: f32,
+    },
+    /// Normal with mean 0, drawn again beyond two absolute, as PyTorch's `trunc_normal_` with its default bounds.
+    TruncatedNormal {
+        /// Standard deviation.
+        std: f32,
+    },
+    /// Uniform on `[-bound, bound]`.
+    Uniform {
+        /// Largest magnitude.
+        bound: f32,
+    },
+}
+
+/// What a tensor of a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Trained by gradients.
+    Parameter,
+    /// Kept beside the parameters: running statistics.
+    Buffer,
+}
+
+/// A tensor as a model asks for it; names and shapes are those of the released checkpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// Full name, such as `layers.0.blocks.0.attn.qk.weight`.
+    pub name: String,
+    /// Extents in the checkpoint's own order.
+    pub shape: Vec<usize>,
+    /// How it starts without a checkpoint.
+    pub init: Init,
+    /// Parameter or buffer.
+    pub kind: Kind,
+    /// Whether weight decay applies: everything of two and more dimensions (spec: 1-D tensors and biases are exempt).
+    pub decay: bool,
+}
+
+impl Wanted {
+    /// A trained tensor.
+    pub fn parameter(name: String, shape: &[usize], init: Init) -> Self {
+        Self { name, shape: shape.to_vec(), init, kind: Kind::Parameter, decay: shape.len() > 1 }
+    }
+
+    /// A running statistic.
+    pub fn buffer(name: String, shape: &[usize], init: Init) -> Self {
+        Self { name, shape: shape.to_vec(), init, kind: Kind::Buffer, decay: false }
+    }
+
+    /// How many values it has.
+    pub fn volume(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Values of one tensor in their stored type: borrowed from a mapped file, or owned by an initialiser.
+#[derive(Clone, Debug)]
+pub enum Values<'a> {
+    /// 32-bit.
+    F32(Cow<'a, [f32]>),
+    /// 16-bit, IEEE half precision.
+    F16(Cow<'a, [f16]>),
+    /// 16-bit, bfloat.
+    Bf16(Cow<'a, [bf16]>),
+    /// 64-bit.
+    F64(Cow<'a, [f64]>),
+}
+
+impl<'a> Values<'a> {
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(v) => v.len(),
+            Self::F16(v) => v.len(),
+            Self::Bf16(v) => v.len(),
+            Self::F64(v) => v.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The values in f32, without a copy when they are stored so.
+    pub fn into_f32(self) -> Cow<'a, [f32]> {
+        match self {
+            Self::F32(v) => v,
+            Self::F16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            Self::Bf16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            Self::F64(v) => v.iter().map(|&x| x as f32).collect(),
+        }
+    }
+
+    /// The values in f64, without a copy when they are stored so.
+    pub fn into_f64(self) -> Cow<'a, [f64]> {
+        match self {
+            Self::F64(v) => v,
+            other => other.into_f32().iter().map(|&x| f64::from(x)).collect(),
+        }
+    }
+}
+
+/// Where values come from: a checkpoint, an initialiser.
+pub trait Source {
+    /// The values of `wanted`, row-major in its shape.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if the source has no such tensor or one of another shape.
+    fn load(&self, wanted: &Wanted) -> Result<Values<'_>>;
+
+    /// [`load`](Self::load), with the number of values checked.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load), and [`Error::Parameter`] for a wrong number of values.
+    fn fetch(&self, wanted: &Wanted) -> Result<Values<'_>> {
+        let values = self.load(wanted)?;
+        if values.len() == wanted.volume() {
+            return Ok(values);
+        }
+        let problem = format!("expected {} values for {:?}, found {}", wanted.volume(), wanted.shape, values.len());
+        Err(Error::parameter(&wanted.name, problem))
+    }
+}
+
+/// A linear map: weight `[outputs, inputs]`, bias `[outputs]`.
+#[derive(Clone, Debug)]
+pub struct LinearWanted {
+    /// `[outputs, inputs]`.
+    pub weight: Wanted,
+    /// `[outputs]`.
+    pub bias: Option<Wanted>,
+}
+
+/// A convolution, prepared whole so that an executor can fold the norm into it.
+#[derive(Clone, Debug)]
+pub struct ConvWanted {
+    /// `[outputs, inputs / groups, kernel, kernel]`.
+    pub weight: Wanted,
+    /// `[outputs]`.
+    pub bias: Option<Wanted>,
+    /// Batch norm of the outputs.
+    pub norm: Option<BatchNormWanted>,
+    /// Kernel, stride and padding.
+    pub window: Window,
+    /// Groups; a depthwise convolution has as many as channels.
+    pub groups: usize,
+}
+
+impl ConvWanted {
+    /// Channels of the input map.
+    pub fn inputs(&self) -> usize {
+        self.weight.shape[1] * self.groups
+    }
+
+    /// Channels of the output map.
+    pub fn outputs(&self) -> usize {
+        self.weight.shape[0]
+    }
+}
+
+/// A layer norm over channels.
+#[derive(Clone, Debug)]
+pub struct NormWanted {
+    /// `[channels]`.
+    pub weight: Wanted,
+    /// `[channels]`.
+    pub bias: Wanted,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+/// A batch norm over images and tokens.
+#[derive(Clone, Debug)]
+pub struct BatchNormWanted {
+    /// Its parameter path.
+    pub name: String,
+    /// `[channels]`.
+    pub weight: Wanted,
+    /// `[channels]`.
+    pub bias: Wanted,
+    /// `[channels]`, a buffer.
+    pub running_mean: Wanted,
+    /// `[channels]`, a buffer.
+    pub running_var: Wanted,
+    /// Added to the variance.
+    pub eps: f64,
+}

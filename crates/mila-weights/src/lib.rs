@@ -1,0 +1,1 @@
+//! Checkpoints: safetensors, a .pth reader that executes nothing, model directories.

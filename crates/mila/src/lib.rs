@@ -1,0 +1,1 @@
+//! Vision backbones whose global mixing costs linear time: train, evaluate, predict, inspect.
