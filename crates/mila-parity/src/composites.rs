@@ -1,0 +1,71 @@
+//! Every composite that an executor overrides against its composed body on the same executor.
+
+use mila_ops::{
+    Activation, Builder, Convolution, Dims, GatedInput, Init, LAYER_NORM_EPS, Mlp, NoTap, Onto, Residual, composed,
+};
+
+use crate::{Factory, Formula, Subject, Tolerance, assert_close, formula_input};
+
+/// Runs every composite and its composed body over awkward extents.
+///
+/// # Panics
+/// With the composite and extent that differ.
+pub fn composites<S: Subject>(make: Factory<S>, tolerance: Tolerance) {
+    for (batch, height, width, channels) in
+        [(1, 1, 1, 24), (2, 7, 9, 32), (1, 1, 7, 60), (1, 14, 14, 96), (3, 5, 3, 16), (0, 4, 4, 32)]
+    {
+        check(make, Dims::new(batch, height, width, channels), tolerance);
+    }
+}
+
+fn check<S: Subject>(make: Factory<S>, dims: Dims, tolerance: Tolerance) {
+    let channels = dims.channels;
+    let mut e = make();
+    let mut b = Builder::new(&mut e, &Formula);
+    let mlp = Mlp::build(&mut b, "norm2", LAYER_NORM_EPS, channels, 4 * channels).expect("an MLP");
+    let input = GatedInput {
+        norm_name: "norm1".into(),
+        norm: b.layer_norm("norm1", channels, LAYER_NORM_EPS).expect("a norm"),
+        gate: b.linear("act_proj", channels, channels).expect("a gate"),
+        inner: b.linear("in_proj", channels, channels).expect("a projection"),
+    };
+    let out = b.linear("out_proj", channels, channels).expect("a projection");
+    let depthwise = b.conv("cpe1", Convolution::depthwise(channels, 3)).expect("a depthwise convolution");
+    let normed = Convolution::new(channels, 12, 3).stride(2).no_bias().batch_norm("norm");
+    let normed = b.conv("conv", normed).expect("a convolution");
+    let gamma = b.parameter("gamma", &[channels], Init::Ones).expect("a layer scale");
+
+    let e = e.ready();
+    let values = formula_input(2 * dims.volume());
+    let x = e.place(dims, &values[..dims.volume()]);
+    let other = e.place(dims, &values[dims.volume()..]);
+    let plain = || Residual::onto_input();
+    let scaled = || Residual { onto: Onto::Map(other.clone()), layer_scale: Some(&gamma), drop_path: None };
+    let same = |what: &str, fused: mila_ops::Result<S::Map>, parts: mila_ops::Result<S::Map>| {
+        let (fused, parts) = (e.read(&fused.expect(what)), e.read(&parts.expect(what)));
+        assert_eq!(fused.dims, parts.dims, "{what} at {dims}: extent");
+        assert_close(&format!("{what} at {dims}"), &fused.values, &parts.values, tolerance);
+    };
+    let fused = e.mlp(x.clone(), &mlp, plain(), &mut NoTap);
+    same("mlp", fused, composed::mlp(&e, x.clone(), &mlp, plain(), &mut NoTap));
+    let fused = e.mlp(x.clone(), &mlp, scaled(), &mut NoTap);
+    same("mlp with layer scale", fused, composed::mlp(&e, x.clone(), &mlp, scaled(), &mut NoTap));
+    let fused = e.gated_output(x.clone(), &other, &out, plain());
+    same("gated output", fused, composed::gated_output(&e, x.clone(), &other, &out, plain()));
+    let fused = e.gated_output(x.clone(), &x, &out, Residual::onto(other.clone()));
+    same("gated output onto", fused, composed::gated_output(&e, x.clone(), &x, &out, Residual::onto(other.clone())));
+    same(
+        "conv residual",
+        e.conv_residual(x.clone(), &depthwise, plain()),
+        composed::conv_residual(&e, x.clone(), &depthwise, plain()),
+    );
+    let fused = e.conv_residual(x.clone(), &depthwise, scaled());
+    same("conv residual onto", fused, composed::conv_residual(&e, x.clone(), &depthwise, scaled()));
+    for then in [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu] {
+        same("conv", e.conv(&x, &normed, then), composed::conv(&e, &x, &normed, then));
+    }
+    let fused = e.gated_input(&x, &input, &mut NoTap).expect("gated input");
+    let parts = composed::gated_input(&e, &x, &input, &mut NoTap).expect("gated input");
+    same("gate", Ok(fused.0), Ok(parts.0));
+    same("inner", Ok(fused.1), Ok(parts.1));
+}

@@ -1,0 +1,109 @@
+//! The block and whole models of reduced size against PyTorch: logits, each stage, each level of the pyramid.
+
+use mila_models::{Architecture, Output, Task, convnext, mila};
+use mila_ops::reference::Array;
+use mila_ops::{Builder, Dims, NoTap, Result, Tap};
+
+use crate::{Case, Factory, Formula, Golden, Subject, Tolerance, assert_close, formula_input};
+
+/// The reduced MILA of the goldens.
+pub const MILA_REDUCED: mila::Config =
+    mila::Config { channels: 16, depths: &[1, 2, 1, 1], heads: &[1, 2, 4, 8], stem_stride: 4, drop_path: 0.0 };
+
+/// The reduced ConvNeXt of the goldens.
+pub const CONVNEXT_REDUCED: convnext::Config =
+    convnext::Config { channels: [16, 32, 64, 128], depths: [1, 1, 2, 1], drop_path: 0.0 };
+
+/// Runs the MILA block of the goldens.
+///
+/// # Panics
+/// With the case that fails.
+pub fn blocks<S: Subject>(make: Factory<S>, tolerance: Tolerance) {
+    let golden = Golden::open("mila_block");
+    for case in &golden.cases {
+        let [x, y] = ["x", "y"].map(|part| golden.map(&format!("{}/{part}", case.name)));
+        let mut e = make();
+        let block = mila::Block::build(&mut Builder::new(&mut e, &Formula), case.channels, case.heads, 0.0);
+        let (block, e) = (block.expect("a block"), e.ready());
+        let found = block.forward(&e, e.place(x.dims, &x.values), &mut NoTap).expect("a block's map");
+        assert_close(&case.name, &e.read(&found).values, &y.values, tolerance);
+    }
+}
+
+/// Runs the models of the goldens at square, non-square and odd sizes.
+///
+/// # Panics
+/// With the case that fails.
+pub fn models<S: Subject>(make: Factory<S>, tolerance: Tolerance) {
+    for (file, architecture, stages) in [
+        ("mila_reduced", Architecture::Mila(MILA_REDUCED), "layers"),
+        ("mila_nano", Architecture::Mila(mila::Config::NANO), "layers"),
+        ("convnext_reduced", Architecture::ConvNext(CONVNEXT_REDUCED), "stages"),
+    ] {
+        let golden = Golden::open(file);
+        for case in &golden.cases {
+            let task = if case.op == "pyramid" { Task::Pyramid } else { Task::Classify { classes: 10 } };
+            let mut e = make();
+            let model = architecture.build(&mut Builder::new(&mut e, &Formula), task).expect("a model");
+            let e = e.ready();
+            let mut tap = Stages { e: &e, prefix: stages, golden: &golden, case, file, tolerance };
+            let image = image(&e, case);
+            match model.forward(&e, image, &mut tap).expect("a model's output") {
+                Output::Logits(logits) => compare(&tap, "logits", e.read(&logits)),
+                Output::Pyramid(maps) => {
+                    for (i, map) in maps.iter().enumerate() {
+                        compare(&tap, &format!("maps.{i}"), e.read(map));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The golden image, given as `[batch, 3, height, width]`, as a map.
+fn image<S: Subject>(e: &S, case: &Case) -> S::Map {
+    let dims = Dims::new(case.batch, case.height, case.width, 3);
+    let planes = formula_input(dims.volume());
+    let mut values = Vec::with_capacity(dims.volume());
+    for b in 0..dims.batch {
+        for n in 0..dims.tokens() {
+            values.extend((0..3).map(|c| planes[(b * 3 + c) * dims.tokens() + n]));
+        }
+    }
+    e.place(dims, &values)
+}
+
+struct Stages<'a, S> {
+    e: &'a S,
+    prefix: &'static str,
+    golden: &'a Golden,
+    case: &'a Case,
+    file: &'static str,
+    tolerance: Tolerance,
+}
+
+impl<S: Subject> Stages<'_, S> {
+    /// The stage that a tap name stands for, if it is one.
+    fn stage(&self, name: &str) -> Option<usize> {
+        name.strip_prefix(self.prefix)?.strip_prefix('.')?.parse().ok()
+    }
+}
+
+fn compare<S>(tap: &Stages<S>, part: &str, found: Array<f32>) {
+    let what = format!("{} {}/{part}", tap.file, tap.case.name);
+    let wanted = tap.golden.map(&format!("{}/{part}", tap.case.name));
+    assert_eq!(found.dims, wanted.dims, "{what}: extent");
+    assert_close(&what, &found.values, &wanted.values, tap.tolerance);
+}
+
+impl<S: Subject> Tap<S> for Stages<'_, S> {
+    fn wants(&self, name: &str) -> bool {
+        self.case.op == "classify" && self.stage(name).is_some()
+    }
+
+    fn see(&mut self, name: &str, map: S::Map) -> Result<S::Map> {
+        let stage = self.stage(name).expect("only stages are wanted");
+        compare(self, &format!("stages.{stage}"), self.e.read(&map));
+        Ok(map)
+    }
+}
