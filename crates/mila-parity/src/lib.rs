@@ -1,7 +1,7 @@
 //! Goldens, and the harness that runs any executor against them: a test dependency of the executors.
 //!
 //! The goldens are made by `tools/golden`, an independent PyTorch implementation. Model parameters are not stored:
-//! [`Formula`] gives every value as a function of the parameter's name. A new executor implements [`Subject`] and calls
+//! [`Formula`] gives every value as a function of the parameter's name. A new executor implements [`mila_ops::Numeric`] and calls
 //! [`operators`], [`blocks`], [`models`] and [`composites`]; every check panics with the case that fails.
 
 mod compare;
@@ -10,7 +10,6 @@ mod formula;
 mod golden;
 mod models;
 mod operators;
-mod subject;
 
 pub use compare::{Tolerance, assert_close};
 pub use composites::composites;
@@ -18,4 +17,6 @@ pub use formula::{Formula, formula, formula_input};
 pub use golden::{Case, Golden};
 pub use models::{CONVNEXT_REDUCED, MILA_REDUCED, blocks, models};
 pub use operators::operators;
-pub use subject::{Factory, Subject};
+
+/// Makes executors; each model is built on a fresh one.
+pub type Factory<'a, E> = &'a dyn Fn() -> E;

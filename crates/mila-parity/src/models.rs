@@ -2,9 +2,9 @@
 
 use mila_models::{Architecture, Output, Task, convnext, mila};
 use mila_ops::reference::Array;
-use mila_ops::{Builder, Dims, NoTap, Result, Tap};
+use mila_ops::{Builder, Dims, NoTap, Numeric, Result, Tap};
 
-use crate::{Case, Factory, Formula, Golden, Subject, Tolerance, assert_close, formula_input};
+use crate::{Case, Factory, Formula, Golden, Tolerance, assert_close, formula_input};
 
 /// The reduced MILA of the goldens.
 pub const MILA_REDUCED: mila::Config =
@@ -18,15 +18,16 @@ pub const CONVNEXT_REDUCED: convnext::Config =
 ///
 /// # Panics
 /// With the case that fails.
-pub fn blocks<S: Subject>(make: Factory<S>, tolerance: Tolerance) {
+pub fn blocks<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
     let golden = Golden::open("mila_block");
     for case in &golden.cases {
         let [x, y] = ["x", "y"].map(|part| golden.map(&format!("{}/{part}", case.name)));
         let mut e = make();
         let block = mila::Block::build(&mut Builder::new(&mut e, &Formula), case.channels, case.heads, 0.0);
-        let (block, e) = (block.expect("a block"), e.ready());
-        let found = block.forward(&e, e.place(x.dims, &x.values), &mut NoTap).expect("a block's map");
-        assert_close(&case.name, &e.read(&found).values, &y.values, tolerance);
+        let (block, e) = (block.expect("a block"), e.evaluating());
+        let x = e.map(x.dims, &x.values).expect("a map");
+        let found = block.forward(&e, x, &mut NoTap).and_then(|y| e.read(&y)).expect("a block's map");
+        assert_close(&case.name, &found.values, &y.values, tolerance);
     }
 }
 
@@ -34,7 +35,7 @@ pub fn blocks<S: Subject>(make: Factory<S>, tolerance: Tolerance) {
 ///
 /// # Panics
 /// With the case that fails.
-pub fn models<S: Subject>(make: Factory<S>, tolerance: Tolerance) {
+pub fn models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
     for (file, architecture, stages) in [
         ("mila_reduced", Architecture::Mila(MILA_REDUCED), "layers"),
         ("mila_nano", Architecture::Mila(mila::Config::NANO), "layers"),
@@ -45,14 +46,14 @@ pub fn models<S: Subject>(make: Factory<S>, tolerance: Tolerance) {
             let task = if case.op == "pyramid" { Task::Pyramid } else { Task::Classify { classes: 10 } };
             let mut e = make();
             let model = architecture.build(&mut Builder::new(&mut e, &Formula), task).expect("a model");
-            let e = e.ready();
+            let e = e.evaluating();
             let mut tap = Stages { e: &e, prefix: stages, golden: &golden, case, file, tolerance };
             let image = image(&e, case);
             match model.forward(&e, image, &mut tap).expect("a model's output") {
-                Output::Logits(logits) => compare(&tap, "logits", e.read(&logits)),
+                Output::Logits(logits) => compare(&tap, "logits", e.read(&logits).expect("logits")),
                 Output::Pyramid(maps) => {
                     for (i, map) in maps.iter().enumerate() {
-                        compare(&tap, &format!("maps.{i}"), e.read(map));
+                        compare(&tap, &format!("maps.{i}"), e.read(map).expect("a level"));
                     }
                 }
             }
@@ -61,7 +62,7 @@ pub fn models<S: Subject>(make: Factory<S>, tolerance: Tolerance) {
 }
 
 /// The golden image, given as `[batch, 3, height, width]`, as a map.
-fn image<S: Subject>(e: &S, case: &Case) -> S::Map {
+fn image<E: Numeric + 'static>(e: &E, case: &Case) -> E::Map {
     let dims = Dims::new(case.batch, case.height, case.width, 3);
     let planes = formula_input(dims.volume());
     let mut values = Vec::with_capacity(dims.volume());
@@ -70,11 +71,11 @@ fn image<S: Subject>(e: &S, case: &Case) -> S::Map {
             values.extend((0..3).map(|c| planes[(b * 3 + c) * dims.tokens() + n]));
         }
     }
-    e.place(dims, &values)
+    e.map(dims, &values).expect("an image")
 }
 
-struct Stages<'a, S> {
-    e: &'a S,
+struct Stages<'a, E> {
+    e: &'a E,
     prefix: &'static str,
     golden: &'a Golden,
     case: &'a Case,
@@ -82,28 +83,28 @@ struct Stages<'a, S> {
     tolerance: Tolerance,
 }
 
-impl<S: Subject> Stages<'_, S> {
+impl<E: Numeric + 'static> Stages<'_, E> {
     /// The stage that a tap name stands for, if it is one.
     fn stage(&self, name: &str) -> Option<usize> {
         name.strip_prefix(self.prefix)?.strip_prefix('.')?.parse().ok()
     }
 }
 
-fn compare<S>(tap: &Stages<S>, part: &str, found: Array<f32>) {
+fn compare<E>(tap: &Stages<E>, part: &str, found: Array<f32>) {
     let what = format!("{} {}/{part}", tap.file, tap.case.name);
     let wanted = tap.golden.map(&format!("{}/{part}", tap.case.name));
     assert_eq!(found.dims, wanted.dims, "{what}: extent");
     assert_close(&what, &found.values, &wanted.values, tap.tolerance);
 }
 
-impl<S: Subject> Tap<S> for Stages<'_, S> {
+impl<E: Numeric + 'static> Tap<E> for Stages<'_, E> {
     fn wants(&self, name: &str) -> bool {
         self.case.op == "classify" && self.stage(name).is_some()
     }
 
-    fn see(&mut self, name: &str, map: S::Map) -> Result<S::Map> {
+    fn see(&mut self, name: &str, map: E::Map) -> Result<E::Map> {
         let stage = self.stage(name).expect("only stages are wanted");
-        compare(self, &format!("stages.{stage}"), self.e.read(&map));
+        compare(self, &format!("stages.{stage}"), self.e.read(&map)?);
         Ok(map)
     }
 }

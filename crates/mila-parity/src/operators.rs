@@ -1,14 +1,16 @@
 //! Every operator of the algebra against PyTorch.
 
-use mila_ops::{Activation, BatchNormWanted, ConvWanted, Init, LinearWanted, NormWanted, Result, Wanted, Window};
+use mila_ops::{
+    Activation, BatchNormWanted, ConvWanted, Init, LinearWanted, NormWanted, Numeric, Result, Wanted, Window,
+};
 
-use crate::{Case, Factory, Golden, Subject, Tolerance, assert_close};
+use crate::{Case, Factory, Golden, Tolerance, assert_close};
 
 /// Runs every operator case of the goldens that evaluates.
 ///
 /// # Panics
 /// With the case that fails.
-pub fn operators<S: Subject>(make: Factory<S>, tolerance: Tolerance) {
+pub fn operators<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
     let golden = Golden::open("operators");
     let mut checked = 0;
     for case in golden.cases.iter().filter(|case| case.mode != "train" && !case.name.contains("grouped")) {
@@ -21,48 +23,52 @@ pub fn operators<S: Subject>(make: Factory<S>, tolerance: Tolerance) {
     assert!(checked > 40, "only {checked} operator cases");
 }
 
-fn run<S: Subject>(make: Factory<S>, golden: &Golden, case: &Case) -> Result<mila_ops::reference::Array<f32>> {
+fn run<E: Numeric + 'static>(
+    make: Factory<E>,
+    golden: &Golden,
+    case: &Case,
+) -> Result<mila_ops::reference::Array<f32>> {
     let wanted = |part: &str| {
         let name = format!("{}/{part}", case.name);
         Wanted::parameter(name.clone(), golden.tensor(&name).0, Init::Zeros)
     };
     let optional = |part: &str| golden.has(&format!("{}/{part}", case.name)).then(|| wanted(part));
-    let input = |e: &S, part: &str| {
+    let input = |e: &E, part: &str| {
         let map = golden.map(&format!("{}/{part}", case.name));
-        e.place(map.dims, &map.values)
+        e.map(map.dims, &map.values)
     };
     let then = activation(&case.activation);
     let mut e = make();
     let y = match case.op.as_str() {
         "linear" => {
             let p = e.prepare_linear(LinearWanted { weight: wanted("weight"), bias: optional("bias") }, golden)?;
-            e = e.ready();
-            e.linear(&input(&e, "x"), &p, then)?
+            e = e.evaluating();
+            e.linear(&input(&e, "x")?, &p, then)?
         }
         "conv" => {
             let window = Window { kernel: case.kernel, stride: case.stride, padding: case.padding };
             let (weight, bias) = (wanted("weight"), optional("bias"));
             let p = e.prepare_conv(ConvWanted { weight, bias, norm: None, window, groups: case.groups }, golden)?;
-            e = e.ready();
-            e.conv(&input(&e, "x"), &p, then)?
+            e = e.evaluating();
+            e.conv(&input(&e, "x")?, &p, then)?
         }
         "layer_norm" => {
             let wanted = NormWanted { weight: wanted("weight"), bias: wanted("bias"), eps: case.eps };
             let p = e.prepare_layer_norm(wanted, golden)?;
-            e = e.ready();
-            e.layer_norm(&input(&e, "x"), &p)?
+            e = e.evaluating();
+            e.layer_norm(&input(&e, "x")?, &p)?
         }
         "batch_norm" => {
             let p = e.prepare_batch_norm(batch_norm_wanted(case, wanted), golden)?;
-            e = e.ready();
-            e.batch_norm(&input(&e, "x"), &p)?
+            e = e.evaluating();
+            e.batch_norm(&input(&e, "x")?, &p)?
         }
-        "linear_attention" => e.linear_attention(&input(&e, "qk"), &input(&e, "v"), case.heads)?,
-        "mean_tokens" => e.mean_tokens(&input(&e, "x"))?,
-        "pad" => e.pad_to_multiple(input(&e, "x"), case.multiple)?,
+        "linear_attention" => e.linear_attention(&input(&e, "qk")?, &input(&e, "v")?, case.heads)?,
+        "mean_tokens" => e.mean_tokens(&input(&e, "x")?)?,
+        "pad" => e.pad_to_multiple(input(&e, "x")?, case.multiple)?,
         other => panic!("golden operator `{other}` is unknown to the harness"),
     };
-    Ok(e.read(&y))
+    e.read(&y)
 }
 
 /// The tensors of a batch-norm case.

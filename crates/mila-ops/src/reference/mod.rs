@@ -17,8 +17,8 @@ pub use array::Array;
 pub use real::Real;
 
 use crate::{
-    Activation, BatchNormWanted, BatchStatistics, ConvWanted, DropPath, Executor, LinearWanted, Mode, NormWanted,
-    Result, Source, Wanted, Window, shape,
+    Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Executor, LinearWanted, Mode, NormWanted,
+    Numeric, Result, Source, Wanted, Window, shape,
 };
 
 /// The reference executor over `f32` or `f64`.
@@ -226,7 +226,7 @@ impl<T: Real> Executor for Reference<T> {
     }
 
     fn mean_tokens(&self, x: &Array<T>) -> Result<Array<T>> {
-        let mut out = Array::zeros(crate::Dims { height: 1, width: 1, ..x.dims });
+        let mut out = Array::zeros(Dims { height: 1, width: 1, ..x.dims });
         for b in 0..x.dims.batch {
             for c in 0..x.dims.channels {
                 let sum: T =
@@ -240,8 +240,7 @@ impl<T: Real> Executor for Reference<T> {
     fn pad_to_multiple(&self, x: Array<T>, multiple: usize) -> Result<Array<T>> {
         shape::multiple(multiple)?;
         let padded = |n: usize| n.div_ceil(multiple) * multiple;
-        let mut out =
-            Array::zeros(crate::Dims { height: padded(x.dims.height), width: padded(x.dims.width), ..x.dims });
+        let mut out = Array::zeros(Dims { height: padded(x.dims.height), width: padded(x.dims.width), ..x.dims });
         for b in 0..x.dims.batch {
             for h in 0..x.dims.height {
                 for w in 0..x.dims.width {
@@ -250,5 +249,15 @@ impl<T: Real> Executor for Reference<T> {
             }
         }
         Ok(out)
+    }
+}
+
+impl<T: Real> Numeric for Reference<T> {
+    fn map(&self, dims: Dims, values: &[f32]) -> Result<Array<T>> {
+        Array::checked(dims, values.iter().map(|&v| T::of(f64::from(v))).collect())
+    }
+
+    fn read(&self, map: &Array<T>) -> Result<Array<f32>> {
+        Ok(Array { dims: map.dims, values: map.values.iter().map(|v| v.double() as f32).collect() })
     }
 }
