@@ -1,1 +1,44 @@
-//! CPU kernels on slices, forward and backward.
+//! CPU kernels on f32 slices, forward and backward, that stand alone.
+//!
+//! Maps are `[batch, height, width, channels]` and token sequences `[batch, tokens, channels]`, row-major. Every kernel
+//! takes the instruction set that it runs on as an [`Isa`], writes its result over whatever the output held, and spreads
+//! large work over rayon's current pool in pieces that depend on the shape alone: a result has the same bits on any number
+//! of threads.
+//!
+//! A slice whose length does not fit is a programming error and panics; callers check shapes. Empty operands are fine.
+//!
+//! | module | equation |
+//! |---|---|
+//! | [`linear`] | y = activation(x W + b) + residual |
+//! | [`conv`], [`depthwise`] | the same with windows of a map |
+//! | [`layer_norm`], [`batch_norm`] | y = (x - mean) / sqrt(variance + ε) · weight + bias |
+//! | [`linear_attention`] | o = (R φ(q))ᵀ S / (φ(q)ᵀ m + ε) |
+//! | [`activation`], [`elementwise`], [`pool`] | element by element, and means |
+
+pub mod activation;
+pub mod arithmetic;
+pub mod batch_norm;
+pub mod conv;
+pub mod depthwise;
+pub mod elementwise;
+mod epilogue;
+pub mod isa;
+mod lane;
+pub mod layer_norm;
+pub mod linear;
+pub mod linear_attention;
+pub mod math;
+mod matrix;
+pub mod pool;
+mod reduce;
+mod shape;
+#[cfg(test)]
+mod testing;
+mod threads;
+
+pub use activation::Activation;
+pub use epilogue::Epilogue;
+pub use isa::{Isa, Level};
+pub use linear_attention::Attention;
+pub use matrix::PackedMatrix;
+pub use shape::{Map, Window};

@@ -167,6 +167,23 @@ impl Preset {
 }
 
 impl Architecture {
+    /// The same architecture with another drop-path rate of its last block.
+    #[must_use]
+    pub fn with_drop_path(self, drop_path: f32) -> Self {
+        match self {
+            Self::Mila(config) => Self::Mila(mila::Config { drop_path, ..config }),
+            Self::ConvNext(config) => Self::ConvNext(convnext::Config { drop_path, ..config }),
+        }
+    }
+
+    /// Channels before the head.
+    pub fn features(&self) -> usize {
+        match self {
+            Self::Mila(config) => config.channels << (config.depths.len() - 1),
+            Self::ConvNext(config) => config.channels[3],
+        }
+    }
+
     /// Prepares a model of this family for the builder's executor.
     ///
     /// # Errors

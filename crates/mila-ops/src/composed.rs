@@ -48,9 +48,9 @@ pub fn gated_input<E: Executor>(
 /// # Errors
 /// Those of the operators.
 pub fn gated_output<E: Executor>(e: &E, x: E::Map, gate: &E::Map, p: &E::Linear, add: Residual<E>) -> Result<E::Map> {
-    let gated = e.mul(x, gate)?;
+    let gated = e.mul(x.clone(), gate)?;
     let branch = e.linear(&gated, p, Activation::None)?;
-    join(e, gated, branch, add)
+    join(e, x, branch, add)
 }
 
 /// `onto + fc2(activation(fc1(norm(x))))`.

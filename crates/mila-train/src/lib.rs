@@ -1,1 +1,20 @@
-//! Training: configuration, schedule, loop, run directory, resume.
+//! Training: configuration, schedule, the loop, the run directory, and resuming.
+//!
+//! [`Run`] trains a registered model on a dataset under a [`Config`] and keeps everything in a run directory. It tells
+//! an [`Observer`] what happens and asks it whether to go on; what it prints, and how Ctrl-C arrives, is the observer's.
+
+mod config;
+mod error;
+mod plots;
+mod records;
+mod run;
+mod run_directory;
+mod schedule;
+mod state;
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use records::EpochRecord;
+pub use run::{Data, Ended, Observer, Outcome, Run, StepRecord};
+pub use run_directory::RunDirectory;
+pub use schedule::Schedule;

@@ -1,0 +1,333 @@
+//! The operator algebra over pooled buffers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use mila_kernels::linear_attention::{self, Attention};
+use mila_kernels::{Epilogue, Isa, activation, conv, depthwise, elementwise, layer_norm, linear};
+use mila_ops::reference::Array;
+use mila_ops::{
+    Activation, BatchNormWanted, ConvWanted, Dims, DropPath, Executor, LinearWanted, Mlp, NormWanted, Numeric, Onto,
+    Residual, Result, Source, Tap, Wanted, Window, composed, rope2d, shape,
+};
+
+use crate::buffer::{Map, Pool, Recycling};
+use crate::prepared::{Affine, Conv, Kernel, Linear, Norm, fetch};
+
+/// The fast CPU executor, in f32.
+#[derive(Debug)]
+pub struct Cpu {
+    isa: Isa,
+    pool: Arc<Pool>,
+    /// Rotary tables by height, width and channels.
+    rotations: RwLock<HashMap<[usize; 3], Arc<Vec<f32>>>>,
+}
+
+impl Default for Cpu {
+    /// On the strongest instruction set of this processor.
+    fn default() -> Self {
+        Self::new(Isa::detect())
+    }
+}
+
+impl Cpu {
+    /// On the given instruction set.
+    pub fn new(isa: Isa) -> Self {
+        Self::with_recycling(isa, Recycling::AsIs)
+    }
+
+    /// With a rule for recycled memory; tests poison it.
+    pub fn with_recycling(isa: Isa, recycling: Recycling) -> Self {
+        Self { isa, pool: Arc::new(Pool::new(recycling)), rotations: RwLock::default() }
+    }
+
+    /// The instruction set that the kernels run on.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn rotations(&self, dims: Dims) -> Arc<Vec<f32>> {
+        let key = [dims.height, dims.width, dims.channels];
+        if let Some(table) = self.rotations.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Arc::clone(table);
+        }
+        let table = Arc::new(rope2d::rotations(dims.height, dims.width, dims.channels));
+        self.rotations.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&table));
+        table
+    }
+
+    /// A fresh map of `dims`, written by `write`.
+    fn written(&self, dims: Dims, write: impl FnOnce(&mut [f32])) -> Map {
+        let mut map = self.pool.map(dims);
+        // Nothing else can share a map that the pool has just made.
+        if let Some(values) = map.unique() {
+            write(values);
+        }
+        map
+    }
+
+    /// `x` changed by `change`, in place where nothing else shares it.
+    fn changed(&self, mut x: Map, change: impl FnOnce(&mut [f32])) -> Map {
+        if let Some(values) = x.unique() {
+            change(values);
+            return x;
+        }
+        self.written(x.dims(), |values| {
+            values.copy_from_slice(x.values());
+            change(values);
+        })
+    }
+
+    /// The linear map, then the activation, then the residual.
+    fn linear_onto(&self, x: &Map, p: &Linear, then: Activation, residual: Option<&Map>) -> Result<Map> {
+        shape::channels("linear", p.weight.depth(), x.dims().channels)?;
+        let dims = x.dims().with_channels(p.weight.columns());
+        let epilogue = epilogue(dims, p.bias.as_deref(), then, residual)?;
+        Ok(self.written(dims, |y| linear::forward(self.isa, x.values(), &p.weight, epilogue, y)))
+    }
+
+    /// The convolution, then the activation, then the residual.
+    fn conv_onto(&self, x: &Map, p: &Conv, then: Activation, residual: Option<&Map>) -> Result<Map> {
+        shape::channels("convolution", p.inputs, x.dims().channels)?;
+        let fitted = self.fitted(x, p.window);
+        let x = fitted.as_ref().unwrap_or(x);
+        let input = x.dims();
+        let (height, width) = (p.window.output(input.height), p.window.output(input.width));
+        let dims = Dims::new(input.batch, height, width, p.outputs);
+        let epilogue = epilogue(dims, p.bias.as_deref(), then, residual)?;
+        let window =
+            mila_kernels::Window { kernel: p.window.kernel, stride: p.window.stride, padding: p.window.padding };
+        let (isa, values, extent) = (self.isa, x.values(), extent(input));
+        Ok(self.written(dims, |y| match &p.kernel {
+            Kernel::Pointwise(weight) => linear::forward(isa, values, weight, epilogue, y),
+            Kernel::Depthwise(weight) => depthwise::forward(isa, values, extent, window, weight, epilogue, y),
+            Kernel::Full(weight) => conv::forward(isa, values, extent, window, weight, epilogue, y),
+        }))
+    }
+
+    /// `x` with zeros below and to the right, where it is too small for one window; see [`Window::output`].
+    fn fitted(&self, x: &Map, window: Window) -> Option<Map> {
+        let missing = |n: usize| window.kernel.saturating_sub(n + 2 * window.padding);
+        let Dims { height, width, .. } = x.dims();
+        let (rows, columns) = (missing(height), missing(width));
+        (rows + columns > 0).then(|| self.padded(x, height + rows, width + columns))
+    }
+
+    fn padded(&self, x: &Map, height: usize, width: usize) -> Map {
+        let from = x.dims();
+        self.written(Dims { height, width, ..from }, |values| {
+            let (row, padded_row) = (from.width * from.channels, width * from.channels);
+            for (image, source) in values
+                .chunks_exact_mut((height * padded_row).max(1))
+                .zip(x.values().chunks_exact((from.height * row).max(1)))
+            {
+                let mut rows = source.chunks_exact(row.max(1));
+                for target in image.chunks_exact_mut(padded_row.max(1)) {
+                    let source = rows.next().unwrap_or_default();
+                    target[..source.len()].copy_from_slice(source);
+                    target[source.len()..].fill(0.0);
+                }
+            }
+        })
+    }
+}
+
+fn extent(dims: Dims) -> mila_kernels::Map {
+    mila_kernels::Map { batch: dims.batch, height: dims.height, width: dims.width, channels: dims.channels }
+}
+
+fn kernel_activation(then: Activation) -> mila_kernels::Activation {
+    match then {
+        Activation::None => mila_kernels::Activation::None,
+        Activation::Relu => mila_kernels::Activation::Relu,
+        Activation::Silu => mila_kernels::Activation::Silu,
+        Activation::Gelu => mila_kernels::Activation::Gelu,
+    }
+}
+
+/// What follows the product for an output of `dims`.
+fn epilogue<'a>(
+    dims: Dims,
+    bias: Option<&'a [f32]>,
+    then: Activation,
+    residual: Option<&'a Map>,
+) -> Result<Epilogue<'a>> {
+    if let Some(residual) = residual {
+        shape::same("residual", &dims, &residual.dims())?;
+    }
+    Ok(Epilogue { bias, activation: kernel_activation(then), residual: residual.map(Map::values) })
+}
+
+impl Executor for Cpu {
+    type Map = Map;
+    type Linear = Linear;
+    type Conv = Conv;
+    type Norm = Norm;
+    type BatchNorm = Affine;
+    type Parameter = Vec<f32>;
+
+    fn prepare_linear(&mut self, wanted: LinearWanted, source: &dyn Source) -> Result<Linear> {
+        Linear::load(&wanted, source)
+    }
+
+    fn prepare_conv(&mut self, wanted: ConvWanted, source: &dyn Source) -> Result<Conv> {
+        Conv::load(&wanted, source)
+    }
+
+    fn prepare_layer_norm(&mut self, wanted: NormWanted, source: &dyn Source) -> Result<Norm> {
+        Norm::load(&wanted, source)
+    }
+
+    fn prepare_batch_norm(&mut self, wanted: BatchNormWanted, source: &dyn Source) -> Result<Affine> {
+        Affine::load(&wanted, source)
+    }
+
+    fn prepare_parameter(&mut self, wanted: Wanted, source: &dyn Source) -> Result<Vec<f32>> {
+        fetch(source, &wanted)
+    }
+
+    fn linear(&self, x: &Map, p: &Linear, then: Activation) -> Result<Map> {
+        self.linear_onto(x, p, then, None)
+    }
+
+    fn convolve(&self, x: &Map, p: &Conv) -> Result<Map> {
+        self.conv_onto(x, p, Activation::None, None)
+    }
+
+    fn norm_of<'a>(&self, _: &'a Conv) -> Option<&'a Affine> {
+        None
+    }
+
+    fn batch_norm(&self, x: &Map, p: &Affine) -> Result<Map> {
+        shape::channels("batch norm", p.scale.len(), x.dims().channels)?;
+        Ok(self.written(x.dims(), |y| {
+            let channels = p.scale.len();
+            for (y, x) in y.chunks_exact_mut(channels).zip(x.values().chunks_exact(channels)) {
+                for c in 0..channels {
+                    y[c] = x[c] * p.scale[c] + p.shift[c];
+                }
+            }
+        }))
+    }
+
+    fn layer_norm(&self, x: &Map, p: &Norm) -> Result<Map> {
+        shape::channels("layer norm", p.weight.len(), x.dims().channels)?;
+        let forward = |y: &mut [f32]| layer_norm::forward(self.isa, x.values(), &p.weight, Some(&p.bias), p.eps, y);
+        Ok(self.written(x.dims(), forward))
+    }
+
+    fn activate(&self, x: Map, then: Activation) -> Result<Map> {
+        if then == Activation::None {
+            return Ok(x);
+        }
+        let forward = |y: &mut [f32]| activation::forward(self.isa, kernel_activation(then), x.values(), y);
+        Ok(self.written(x.dims(), forward))
+    }
+
+    fn linear_attention(&self, qk: &Map, v: &Map, heads: usize) -> Result<Map> {
+        let dims = v.dims();
+        shape::attention(qk.dims().channels, dims.channels, heads)?;
+        shape::same("linear attention", &dims.with_channels(2 * dims.channels), &qk.dims())?;
+        let shape = Attention { batch: dims.batch, tokens: dims.tokens(), channels: dims.channels, heads };
+        let rotations = self.rotations(dims);
+        let forward =
+            |y: &mut [f32]| linear_attention::forward(self.isa, qk.values(), v.values(), shape, &rotations, y);
+        Ok(self.written(dims, forward))
+    }
+
+    fn add(&self, a: Map, b: &Map) -> Result<Map> {
+        shape::same("add", &a.dims(), &b.dims())?;
+        Ok(self.changed(a, |a| elementwise::add_assign(self.isa, b.values(), a)))
+    }
+
+    fn mul(&self, a: Map, b: &Map) -> Result<Map> {
+        shape::same("mul", &a.dims(), &b.dims())?;
+        Ok(self.changed(a, |a| a.iter_mut().zip(b.values()).for_each(|(a, b)| *a *= b)))
+    }
+
+    fn scale(&self, x: Map, factors: &Vec<f32>) -> Result<Map> {
+        shape::channels("scale", factors.len(), x.dims().channels)?;
+        Ok(self.changed(x, |x| {
+            x.chunks_exact_mut(factors.len()).for_each(|x| x.iter_mut().zip(factors).for_each(|(x, f)| *x *= f));
+        }))
+    }
+
+    fn drop_path(&self, x: Map, _: DropPath) -> Result<Map> {
+        Ok(x)
+    }
+
+    fn mean_tokens(&self, x: &Map) -> Result<Map> {
+        let dims = x.dims();
+        let image = (dims.tokens() * dims.channels).max(1);
+        let scale = 1.0 / dims.tokens() as f32;
+        Ok(self.written(Dims { height: 1, width: 1, ..dims }, |y| {
+            for (y, x) in y.chunks_exact_mut(dims.channels).zip(x.values().chunks_exact(image)) {
+                y.fill(0.0);
+                x.chunks_exact(dims.channels).for_each(|x| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
+                y.iter_mut().for_each(|y| *y *= scale);
+            }
+        }))
+    }
+
+    fn pad_to_multiple(&self, x: Map, multiple: usize) -> Result<Map> {
+        shape::multiple(multiple)?;
+        let up = |n: usize| n.div_ceil(multiple) * multiple;
+        let (height, width) = (up(x.dims().height), up(x.dims().width));
+        Ok(if (height, width) == (x.dims().height, x.dims().width) { x } else { self.padded(&x, height, width) })
+    }
+
+    fn conv(&self, x: &Map, p: &Conv, then: Activation) -> Result<Map> {
+        self.conv_onto(x, p, then, None)
+    }
+
+    fn conv_residual(&self, x: Map, p: &Conv, add: Residual<Self>) -> Result<Map> {
+        match add {
+            Residual { layer_scale: None, onto: Onto::Input, .. } => self.conv_onto(&x, p, Activation::None, Some(&x)),
+            Residual { layer_scale: None, onto: Onto::Map(onto), .. } => {
+                self.conv_onto(&x, p, Activation::None, Some(&onto))
+            }
+            add => composed::conv_residual(self, x, p, add),
+        }
+    }
+
+    fn gated_output(&self, x: Map, gate: &Map, p: &Linear, add: Residual<Self>) -> Result<Map> {
+        if add.layer_scale.is_some() {
+            return composed::gated_output(self, x, gate, p, add);
+        }
+        shape::same("gate", &x.dims(), &gate.dims())?;
+        shape::channels("linear", p.weight.depth(), x.dims().channels)?;
+        let residual = match &add.onto {
+            Onto::Input => &x,
+            Onto::Map(onto) => onto,
+        };
+        let dims = x.dims().with_channels(p.weight.columns());
+        let epilogue = epilogue(dims, p.bias.as_deref(), Activation::None, Some(residual))?;
+        let forward = |y: &mut [f32]| {
+            linear::forward_gated(self.isa, x.values(), gate.values(), &p.weight, epilogue, y);
+        };
+        Ok(self.written(dims, forward))
+    }
+
+    fn mlp(&self, x: Map, p: &Mlp<Self>, add: Residual<Self>, tap: &mut dyn Tap<Self>) -> Result<Map> {
+        if add.layer_scale.is_some() || composed::taps_inside_mlp(p, tap) {
+            return composed::mlp(self, x, p, add, tap);
+        }
+        let hidden = self.linear(&self.layer_norm(&x, &p.norm)?, &p.fc1, p.activation)?;
+        let residual = match add.onto {
+            Onto::Input => x,
+            Onto::Map(onto) => onto,
+        };
+        self.linear_onto(&hidden, &p.fc2, Activation::None, Some(&residual))
+    }
+}
+
+impl Numeric for Cpu {
+    fn map(&self, dims: Dims, values: &[f32]) -> Result<Map> {
+        shape::input(dims, values.len())?;
+        Ok(self.written(dims, |map| map.copy_from_slice(values)))
+    }
+
+    fn read(&self, map: &Map) -> Result<Array<f32>> {
+        Ok(Array { dims: map.dims(), values: map.values().to_vec() })
+    }
+}

@@ -1,0 +1,191 @@
+//! The arithmetic of an instruction set: what the source of a kernel may know about it.
+
+use crate::isa::Level;
+
+/// Floats in a register of [`Arithmetic`]: one register of AVX-512, two of AVX2, four of SSE or NEON.
+pub const LANES: usize = 16;
+
+/// What kernels compute with. Only [`Isa::run`](crate::isa::Isa::run) chooses an implementation, so a value of
+/// `Avx2` or `Avx512` arithmetic is computed only on processors that have the instructions.
+pub trait Arithmetic {
+    /// The level itself, a constant after inlining, for the choice of tile sizes.
+    const LEVEL: Level;
+
+    /// Sixteen floats in registers.
+    type Register: Copy;
+
+    /// `a * b + c`: one instruction where the set has it, else a product and a sum, never a call into the C library.
+    fn mul_add(a: f32, b: f32, c: f32) -> f32;
+
+    /// Sixteen times `x`.
+    fn splat(x: f32) -> Self::Register;
+
+    /// The floats of `x`.
+    fn load(x: &[f32; LANES]) -> Self::Register;
+
+    /// Writes the floats of `x` to `y`.
+    fn store(x: Self::Register, y: &mut [f32; LANES]);
+
+    /// `a * b + c`, float by float.
+    fn mul_add_each(a: Self::Register, b: Self::Register, c: Self::Register) -> Self::Register;
+
+    /// The first floats of `x`, sixteen at most, followed by zeros.
+    #[inline(always)]
+    fn load_part(x: &[f32]) -> Self::Register {
+        match x.first_chunk() {
+            Some(full) => Self::load(full),
+            None => {
+                let mut full = [0.0; LANES];
+                full[..x.len()].copy_from_slice(x);
+                Self::load(&full)
+            }
+        }
+    }
+
+    /// Writes the first floats of `x` to all of `y`, which holds sixteen at most.
+    #[inline(always)]
+    fn store_part(x: Self::Register, y: &mut [f32]) {
+        match y.first_chunk_mut() {
+            Some(full) => Self::store(x, full),
+            None => {
+                let mut full = [0.0; LANES];
+                Self::store(x, &mut full);
+                let len = y.len();
+                y.copy_from_slice(&full[..len]);
+            }
+        }
+    }
+
+    /// The sum of the sixteen floats, added as a tree.
+    #[inline(always)]
+    fn sum(x: Self::Register) -> f32 {
+        let mut x16 = [0.0; LANES];
+        Self::store(x, &mut x16);
+        let x8: [f32; 8] = std::array::from_fn(|l| x16[l] + x16[l + 8]);
+        let x4: [f32; 4] = std::array::from_fn(|l| x8[l] + x8[l + 4]);
+        (x4[0] + x4[2]) + (x4[1] + x4[3])
+    }
+}
+
+/// The arithmetic of [`Level::Portable`].
+pub(crate) struct Portable;
+
+impl Arithmetic for Portable {
+    const LEVEL: Level = Level::Portable;
+    type Register = [f32; LANES];
+
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
+    }
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self::Register {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn load(x: &[f32; LANES]) -> Self::Register {
+        *x
+    }
+
+    #[inline(always)]
+    fn store(x: Self::Register, y: &mut [f32; LANES]) {
+        *y = x;
+    }
+
+    #[inline(always)]
+    fn mul_add_each(a: Self::Register, b: Self::Register, c: Self::Register) -> Self::Register {
+        std::array::from_fn(|l| Self::mul_add(a[l], b[l], c[l]))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Arithmetic, LANES};
+    use crate::isa::Level;
+
+    /// The arithmetic of [`Level::Avx512`].
+    pub(crate) struct Avx512;
+
+    impl Arithmetic for Avx512 {
+        const LEVEL: Level = Level::Avx512;
+        type Register = __m512;
+
+        #[inline(always)]
+        fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
+        }
+
+        #[inline(always)]
+        fn splat(x: f32) -> __m512 {
+            // SAFETY: `Isa::run` alone chooses this arithmetic, on processors with AVX-512 F.
+            unsafe { _mm512_set1_ps(x) }
+        }
+
+        #[inline(always)]
+        fn load(x: &[f32; LANES]) -> __m512 {
+            // SAFETY: AVX-512 F as above; the sixteen floats that are read are those of `x`, at any alignment.
+            unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn store(x: __m512, y: &mut [f32; LANES]) {
+            // SAFETY: AVX-512 F as above; the sixteen floats that are written are those of `y`, at any alignment.
+            unsafe { _mm512_storeu_ps(y.as_mut_ptr(), x) }
+        }
+
+        #[inline(always)]
+        fn mul_add_each(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: AVX-512 F as above.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+    }
+
+    /// The arithmetic of [`Level::Avx2`].
+    pub(crate) struct Avx2;
+
+    impl Arithmetic for Avx2 {
+        const LEVEL: Level = Level::Avx2;
+        type Register = [__m256; 2];
+
+        #[inline(always)]
+        fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
+        }
+
+        #[inline(always)]
+        fn splat(x: f32) -> [__m256; 2] {
+            // SAFETY: `Isa::run` alone chooses this arithmetic, on processors with AVX2 and FMA.
+            [unsafe { _mm256_set1_ps(x) }; 2]
+        }
+
+        #[inline(always)]
+        fn load(x: &[f32; LANES]) -> [__m256; 2] {
+            let (low, high) = x.split_at(LANES / 2);
+            // SAFETY: AVX2 as above; each half of `x` has the eight floats that are read, at any alignment.
+            unsafe { [_mm256_loadu_ps(low.as_ptr()), _mm256_loadu_ps(high.as_ptr())] }
+        }
+
+        #[inline(always)]
+        fn store(x: [__m256; 2], y: &mut [f32; LANES]) {
+            let (low, high) = y.split_at_mut(LANES / 2);
+            // SAFETY: AVX2 as above; each half of `y` has the eight floats that are written, at any alignment.
+            unsafe {
+                _mm256_storeu_ps(low.as_mut_ptr(), x[0]);
+                _mm256_storeu_ps(high.as_mut_ptr(), x[1]);
+            }
+        }
+
+        #[inline(always)]
+        fn mul_add_each(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: AVX2 and FMA as above.
+            unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+        }
+    }
+}
