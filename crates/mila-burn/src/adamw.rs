@@ -96,3 +96,54 @@ impl Moments {
         Ok(moments)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mila_models::{Task, mila};
+    use mila_ops::Builder;
+    use mila_parity::{Formula, Golden, MILA_REDUCED};
+
+    use super::*;
+    use crate::Burn;
+    use crate::trainer::clipped;
+
+    /// PyTorch's step from the stored gradients and their norm: gradients of our own would differ in the last bits, and
+    /// the first step moves every element by about `lr * sign(gradient)`.
+    #[test]
+    fn a_clipped_step_is_that_of_pytorch() {
+        let golden = Golden::open("gradients");
+        for case in &golden.cases {
+            let mut declared = Burn::declare();
+            let task = Task::Classify { classes: 10 };
+            mila::build(&mut Builder::new(&mut declared, &Formula), &MILA_REDUCED, task).expect("a model");
+            let mut store = declared.into_store();
+            let mut moments = Moments::zeros(&store);
+            let gradient = |&handle: &Handle| {
+                let name = format!("{}/gradients/{}", case.name, store.manifest()[handle.0].name);
+                let stored = golden.has(&name).then(|| golden.tensor(&name).1);
+                stored.map_or_else(|| store.value(handle).zeros_like(), |v| Tensor::from_floats(v, store.device()))
+            };
+            let gradients = moments.handles().iter().map(gradient).collect();
+            let adamw = AdamW { eps: case.eps, weight_decay: case.weight_decay, ..AdamW::default() };
+            moments.step(&adamw, case.lr, &mut store, clipped(gradients, case.gradient_norm, case.clip));
+            let (mut compared, mut worst) = (0, 0.0_f32);
+            for &handle in moments.handles() {
+                let name = &store.manifest()[handle.0].name;
+                if !golden.has(&format!("{}/gradients/{name}", case.name)) {
+                    continue;
+                }
+                let wanted = golden.tensor(&format!("{}/updated/{name}", case.name)).1;
+                let found = store.read(handle).expect("values");
+                let largest = wanted.iter().fold(0.0_f32, |m, w| m.max(w.abs()));
+                for (&f, &w) in found.iter().zip(wanted) {
+                    let difference = (f - w).abs();
+                    assert!(difference <= 1e-6 * largest, "{} {name}: {f}, expected {w}", case.name);
+                    worst = worst.max(difference / largest);
+                }
+                compared += 1;
+            }
+            assert_eq!(compared, 19, "{}: stored parameters", case.name);
+            eprintln!("{}: worst {worst:.1e}", case.name);
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 use mila_kernels::isa::Isa;
 use mila_ops::{
     Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Error, Executor, LinearWanted, Mode,
@@ -76,6 +76,15 @@ impl Burn {
     /// Takes the batch statistics of the passes so far, in the order in which the norms ran.
     pub fn take_statistics(&self) -> Vec<BatchStatistics> {
         self.statistics.take()
+    }
+
+    /// Takes the gradient of the parameter behind `handle` out of `gradients`, row-major in its shape; none if the
+    /// loss does not depend on it.
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if the device cannot be read.
+    pub fn gradient(&self, handle: Handle, gradients: &mut Gradients) -> Result<Option<Vec<f32>>> {
+        self.leaf(handle).grad_remove(gradients).map(values).transpose()
     }
 
     pub(crate) fn leaf(&self, handle: Handle) -> Tensor<1> {

@@ -1,6 +1,6 @@
 //! The Burn executor: gradients on the CPU now, and GPUs through the same model bodies.
 //!
-//! This is the only crate that names Burn, and no Burn type leaves it except as a map. A model is built on
+//! This is the only crate that names Burn, and no Burn type leaves it except as a map and its gradients. A model is built on
 //! [`Burn::declare`], which gathers the parameters into a [`Store`]; each pass runs on [`Burn::train`] or
 //! [`Burn::eval`], which own that store's tensors. [`Trainer`] puts it together: loss, gradients, clipping, AdamW,
 //! running statistics, and a state that resumes bit for bit.

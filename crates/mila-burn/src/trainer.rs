@@ -1,11 +1,12 @@
 //! Training without a Burn type in sight: steps, parameters, and a state that resumes bit for bit.
 
 use burn::tensor::{Int, Tensor, activation};
+use mila_kernels::Isa;
 use mila_models::{Model, Output};
 use mila_ops::{Error, Kind, NoTap, Numeric, Result, Wanted};
 
 use crate::adamw::Moments;
-use crate::{AdamW, Burn, Handle, ImageBatch, Store};
+use crate::{AdamW, Burn, Form, Handle, ImageBatch, Store};
 
 /// Weight of a new batch in the running statistics (PyTorch's default).
 const MOMENTUM: f32 = 0.1;
@@ -18,6 +19,7 @@ pub struct Trainer {
     adamw: AdamW,
     clip: Option<f64>,
     seed: u64,
+    form: Form,
 }
 
 /// What one step did.
@@ -54,7 +56,14 @@ impl Trainer {
         let mut declared = Burn::declare();
         let model = build(&mut declared)?;
         let store = declared.into_store();
-        Ok(Self { model, moments: Moments::zeros(&store), store, adamw, clip, seed })
+        let form = Form::Kernels(Isa::detect());
+        Ok(Self { model, moments: Moments::zeros(&store), store, adamw, clip, seed, form })
+    }
+
+    /// The same trainer with its operators carried out in another form.
+    #[must_use]
+    pub fn with_form(self, form: Form) -> Self {
+        Self { form, ..self }
     }
 
     /// Steps done so far.
@@ -65,10 +74,10 @@ impl Trainer {
     /// One optimiser step on a batch with learning rate `lr`.
     ///
     /// # Errors
-    /// [`Error::Shape`] for labels that do not fit; [`Error::NotFinite`] for a loss or a gradient that is not finite,
-    /// in which case nothing has changed.
+    /// [`Error::Shape`] for an empty batch and for labels that do not fit; [`Error::NotFinite`] for a loss, a gradient
+    /// or a running statistic that is not finite. After any error nothing has changed.
     pub fn step(&mut self, batch: ImageBatch, labels: &[u32], lr: f64) -> Result<Progress> {
-        let burn = Burn::train(self.store.clone(), self.seed, self.steps());
+        let burn = Burn::train(self.store.clone(), self.seed, self.steps()).with_form(self.form);
         let logits = self.run(&burn, batch)?;
         let [count, _, _, classes] = logits.dims();
         check_labels(labels, count, classes)?;
@@ -78,11 +87,7 @@ impl Trainer {
         }
         let (mut gradients, gradient_norm) = self.gradients(&burn, logits, labels)?;
         if let Some(clip) = self.clip {
-            // PyTorch's clip_grad_norm_: no scaling up, 1e-6 against a norm of zero.
-            let factor = clip / (gradient_norm + 1e-6);
-            if factor < 1.0 {
-                gradients = gradients.into_iter().map(|g| g * factor).collect();
-            }
+            gradients = clipped(gradients, gradient_norm, clip);
         }
         self.update_statistics(&burn)?;
         drop(burn);
@@ -117,17 +122,24 @@ impl Trainer {
         Ok((gradients, square.sqrt()))
     }
 
+    /// Mixes the batch statistics of a pass into the running ones; all of them or, where one is not finite, none.
     fn update_statistics(&mut self, burn: &Burn) -> Result<()> {
+        let mut updates = Vec::new();
         for batch in burn.take_statistics() {
             for (part, new) in [("running_mean", batch.mean), ("running_var", batch.variance)] {
                 let name = format!("{}.{part}", batch.name);
                 let handle = self.store.handle(&name).ok_or_else(|| Error::parameter(&name, "not in the store"))?;
                 let old = self.store.read(handle)?;
                 let mixed: Vec<f32> = old.iter().zip(&new).map(|(o, n)| o + MOMENTUM * (n - o)).collect();
-                self.store.write(handle, &mixed)?;
+                let count = mixed.iter().filter(|v| !v.is_finite()).count();
+                if count > 0 {
+                    // A variance can overflow although the normed map, and so the loss, is finite.
+                    return Err(Error::NotFinite { name, count, image: 0 });
+                }
+                updates.push((handle, mixed));
             }
         }
-        Ok(())
+        updates.into_iter().try_for_each(|(handle, mixed)| self.store.write(handle, &mixed))
     }
 
     /// Logits of a batch with the running statistics, `[batch, classes]`.
@@ -135,7 +147,7 @@ impl Trainer {
     /// # Errors
     /// Those of the model.
     pub fn evaluate(&self, batch: ImageBatch) -> Result<Vec<f32>> {
-        let burn = Burn::eval(self.store.clone());
+        let burn = Burn::eval(self.store.clone()).with_form(self.form);
         let logits = self.run(&burn, batch)?;
         Ok(burn.read(&logits)?.values)
     }
@@ -183,7 +195,18 @@ impl Trainer {
     }
 }
 
+/// Gradients of the given norm, scaled down to the norm `clip` if theirs is larger.
+///
+/// This is PyTorch's `clip_grad_norm_`, with its 1e-6 against a norm of zero.
+pub(crate) fn clipped(gradients: Vec<Tensor<1>>, norm: f64, clip: f64) -> Vec<Tensor<1>> {
+    let factor = clip / (norm + 1e-6);
+    if factor < 1.0 { gradients.into_iter().map(|g| g * factor).collect() } else { gradients }
+}
+
 fn check_labels(labels: &[u32], count: usize, classes: usize) -> Result<()> {
+    if count == 0 {
+        return Err(Error::shape("loss", "at least one image", 0));
+    }
     if labels.len() != count {
         return Err(Error::shape("loss", format_args!("{count} labels"), labels.len()));
     }

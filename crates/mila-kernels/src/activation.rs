@@ -21,17 +21,14 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Replaces every element of `y` by its activation, then adds `residual`, of the same length.
+    /// Replaces every element of `y` by its activation.
     #[inline(always)]
-    pub(crate) fn finish<A: Arithmetic>(self, residual: Option<&[f32]>, y: &mut [f32]) {
+    pub(crate) fn finish<A: Arithmetic>(self, y: &mut [f32]) {
         match self {
             Activation::None => {}
             Activation::Relu => y.iter_mut().for_each(|y| *y = relu(*y)),
             Activation::Silu => y.iter_mut().for_each(|y| *y = math::silu::<A>(*y)),
             Activation::Gelu => y.iter_mut().for_each(|y| *y = math::gelu::<A>(*y)),
-        }
-        if let Some(residual) = residual {
-            y.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
         }
     }
 }
@@ -78,7 +75,7 @@ impl Kernel for Forward<'_> {
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        self.activation.finish::<A>(None, self.y);
+        self.activation.finish::<A>(self.y);
     }
 }
 

@@ -1,16 +1,25 @@
-//! Convolution over all channels: the windows of a few output pixels are laid out as rows, then multiplied by the weight.
+//! Convolution over all channels: a product of the windows, as rows, and the weight.
+//!
+//! A row of a window is contiguous in a map of pixels with their channels last, so the product reads the windows where they
+//! are: in a copy of a band of the map that has the padding's zeros, or in the map itself if there is no padding.
 //!
 //! Where the window does not fit the input there is no output; a caller that wants one pads first.
+
+use std::borrow::Cow;
 
 use crate::{
     activation::Activation,
     epilogue::Epilogue,
     isa::Isa,
     linear,
-    matrix::{self, Left, PackedMatrix, Product, ROWS, Start},
+    matrix::PackedMatrix,
+    product::{self, Left, Product, ROWS, Start},
     shape::{Map, Window},
     threads,
 };
+
+#[cfg(test)]
+mod tests;
 
 /// Packs PyTorch's weight, `[outputs, inputs, kernel, kernel]`: depth is kernel² × inputs, columns are the outputs.
 ///
@@ -59,22 +68,76 @@ pub fn forward(
     if window == (Window { kernel: 1, stride: 1, padding: 0 }) {
         return linear::forward(isa, x, weight, epilogue, y);
     }
-    let pixels = output.batch * output.height * output.width;
-    matrix::each_block(y, outputs, matrix::blocks(pixels, outputs, depth), |first, column, y| {
-        let stride = linear::spread_stride(depth);
-        let mut windows = vec![0.0; y.len() * stride];
-        lay_out(x, shape, window, first, stride, &mut windows);
+    if y.is_empty() {
+        return;
+    }
+    let height = band_height(output);
+    let row = output.width * outputs;
+    let bands = output.height.div_ceil(height);
+    let pieces = y.chunks_mut(output.height * row).flat_map(|image| image.chunks_mut(height * row));
+    threads::each(pieces, |index, y| {
+        let (image, first) = (index / bands, index % bands * height);
+        let start = (image * output.height + first) * row;
+        let band = Band::new(x, shape, window, image, first, y.len() / row);
         isa.run(Product {
-            left: Left::Rows { x: &windows, stride },
+            left: Left::Windows {
+                x: &band.x,
+                origins: &band.origins(window, shape.channels, output.width, y.len() / row),
+                line: window.kernel * shape.channels,
+                pitch: band.pitch,
+            },
             right: weight,
-            column,
+            column: 0,
             start: epilogue.bias.map_or(Start::Zero, Start::Bias),
             activation: epilogue.activation,
-            residual: epilogue.residual.map(|residual| &residual[first * outputs..]),
-            target: 0..y.first().map_or(0, |row| row.len()),
-            y,
+            residual: epilogue.residual.map(|residual| &residual[start..]),
+            target: 0..outputs,
+            y: &mut y.chunks_exact_mut(outputs).collect::<Vec<_>>(),
         });
     });
+}
+
+/// Output rows of a band: eight blocks of pixels, so that few rows of the map are copied twice, but also enough bands for
+/// several threads.
+fn band_height(output: Map) -> usize {
+    const PIXELS: usize = 8 * ROWS;
+    PIXELS.div_ceil(output.width).min(output.height.div_ceil(8))
+}
+
+/// The rows of a map that some output rows see.
+struct Band<'a> {
+    x: Cow<'a, [f32]>,
+    /// Floats from one row to the next.
+    pitch: usize,
+}
+
+impl<'a> Band<'a> {
+    /// For `count` output rows of image `image` from `first` on.
+    fn new(x: &'a [f32], shape: Map, window: Window, image: usize, first: usize, count: usize) -> Band<'a> {
+        let Map { height, width, channels, .. } = shape;
+        let line = width * channels;
+        let x = &x[image * height * line..][..height * line];
+        let top = first * window.stride;
+        let rows = (count - 1) * window.stride + window.kernel;
+        if window.padding == 0 {
+            return Band { x: Cow::Borrowed(&x[top * line..(top + rows) * line]), pitch: line };
+        }
+        let margin = window.padding * channels;
+        let pitch = line + 2 * margin;
+        let mut copy = vec![0.0; rows * pitch];
+        for (row, copy) in copy.chunks_exact_mut(pitch).enumerate() {
+            if let Some(y) = (top + row).checked_sub(window.padding).filter(|&y| y < height) {
+                copy[margin..margin + line].copy_from_slice(&x[y * line..][..line]);
+            }
+        }
+        Band { x: Cow::Owned(copy), pitch }
+    }
+
+    /// Where the window of every output pixel begins.
+    fn origins(&self, window: Window, channels: usize, width: usize, rows: usize) -> Vec<usize> {
+        let row = |y: usize| (0..width).map(move |x| (y * self.pitch + x * channels) * window.stride);
+        (0..rows).flat_map(row).collect()
+    }
 }
 
 /// Where [`backward`] writes its results; what is `None` is not computed.
@@ -170,21 +233,20 @@ fn add_weight_gradient(
     for (block, dy) in dy.chunks((PIXELS * outputs).max(1)).enumerate() {
         let windows = &mut windows[..dy.len() / outputs * depth];
         threads::each(windows.chunks_mut((ROWS * depth).max(1)), |piece, windows| {
-            lay_out(x, shape, window, block * PIXELS + piece * ROWS, depth, windows);
+            lay_out(x, shape, window, block * PIXELS + piece * ROWS, windows);
         });
-        matrix::add_transposed_product(isa, dy, windows, (outputs, depth), sums);
+        product::add_transposed_product(isa, dy, windows, (outputs, depth), sums);
     }
 }
 
-/// Writes the windows of the output pixels from `first` on to the rows of `windows`, `stride` floats each.
-fn lay_out(x: &[f32], shape: Map, window: Window, first: usize, stride: usize, windows: &mut [f32]) {
+/// Writes the windows of the output pixels from `first` on, one after another.
+fn lay_out(x: &[f32], shape: Map, window: Window, first: usize, windows: &mut [f32]) {
     let line = window.kernel * shape.channels;
     if line == 0 {
         return;
     }
-    for (pixel, windows) in windows.chunks_exact_mut(stride).enumerate() {
-        let rows = windows[..window.kernel * line].chunks_exact_mut(line);
-        for (row, part) in rows.enumerate() {
+    for (pixel, windows) in windows.chunks_exact_mut(window.kernel * line).enumerate() {
+        for (row, part) in windows.chunks_exact_mut(line).enumerate() {
             match overlap(shape, window, first + pixel, row) {
                 Some(Overlap { at, skip, len }) => {
                     part[..skip].fill(0.0);
@@ -222,7 +284,3 @@ fn overlap(shape: Map, window: Window, pixel: usize, row: usize) -> Option<Overl
         len: pixels * channels,
     })
 }
-
-#[cfg(test)]
-#[path = "conv_tests.rs"]
-mod tests;

@@ -2,7 +2,10 @@
 //!
 //! A band of output rows is computed from a ring of `kernel` input rows, copied once each into lanes: `[lane of 16
 //! channels, pixel]` with the padding's zeros in place. So the inner loop has no border, and reads and writes sixteen
-//! channels at a time: seven neighbouring pixels share a tap's weight.
+//! channels at a time: seven neighbouring pixels share a tap's weight. Lanes are taken in groups, so that the ring stays
+//! in the first-level cache.
+
+use std::ops::Range;
 
 use crate::{
     activation::Activation,
@@ -13,6 +16,14 @@ use crate::{
     shape::{Map, Window},
     threads,
 };
+
+mod ring;
+#[cfg(test)]
+mod tests;
+mod weight_gradient;
+
+use ring::{Ring, Source, groups};
+use weight_gradient::WeightBand;
 
 /// Packs PyTorch's depthwise weight, `[channels, 1, kernel, kernel]`, as `[kernel², channels]`.
 ///
@@ -105,21 +116,12 @@ fn check(x: &[f32], shape: Map, window: Window, weight: usize) -> Map {
 }
 
 /// The bands of rows that a result is cut into: (image, rows). High enough that few rows are copied twice.
-fn bands(output: Map, kernel: usize) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+fn bands(output: Map, kernel: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
     let height = threads::piece_rows(output.width * output.channels).max(2 * kernel);
     let images = if output.is_empty() { 0 } else { output.batch };
     (0..images).flat_map(move |image| {
         (0..output.height).step_by(height).map(move |row| (image, row..output.height.min(row + height)))
     })
-}
-
-/// A map to slide over: pixels `spacing` apart with zeros between them and all round.
-#[derive(Clone, Copy)]
-struct Source<'a> {
-    x: &'a [f32],
-    shape: Map,
-    spacing: usize,
-    padding: isize,
 }
 
 /// The kernel in lanes.
@@ -160,54 +162,6 @@ fn convolve(isa: Isa, source: Source<'_>, filter: &Filter, output: Map, epilogue
     threads::each(pieces, |_, band| isa.run(band));
 }
 
-/// The last `kernel` input rows that a band has met, in lanes: `[row modulo kernel, lane, pixel]`.
-struct Ring<'a> {
-    source: Source<'a>,
-    image: &'a [f32],
-    kernel: usize,
-    lanes: usize,
-    width: usize,
-    rows: Vec<Lane>,
-}
-
-impl<'a> Ring<'a> {
-    /// A ring for an output of `width` pixels.
-    #[inline(always)]
-    fn new(source: Source<'a>, image: usize, kernel: usize, stride: usize, width: usize) -> Ring<'a> {
-        let lanes = source.shape.channels.div_ceil(LANES);
-        let width = (width - 1) * stride + kernel;
-        let size = source.shape.len() / source.shape.batch;
-        let rows = vec![Lane::ZERO; kernel * lanes * width];
-        Ring { source, image: &source.x[image * size..][..size], kernel, lanes, width, rows }
-    }
-
-    /// Copies row `row` of the padded map into the ring, over the row `kernel` rows before it.
-    #[inline(always)]
-    fn enter(&mut self, row: usize) {
-        let Source { shape, spacing, padding, .. } = self.source;
-        let size = self.lanes * self.width;
-        let slot = &mut self.rows[row % self.kernel * size..][..size];
-        let row = row.checked_add_signed(-padding).filter(|row| row.is_multiple_of(spacing)).map(|row| row / spacing);
-        let Some(row) = row.filter(|&row| row < shape.height) else {
-            return slot.fill(Lane::ZERO);
-        };
-        let line = shape.width * shape.channels;
-        let x = &self.image[row * line..][..line];
-        for (pixel, x) in x.chunks_exact(shape.channels).enumerate() {
-            if let Some(at) = (pixel * spacing).checked_add_signed(padding).filter(|&at| at < self.width) {
-                let lanes = slot[at..].iter_mut().step_by(self.width);
-                x.chunks(LANES).zip(lanes).for_each(|(part, lane)| lane.set(part));
-            }
-        }
-    }
-
-    /// The pixels of one lane of row `row`.
-    #[inline(always)]
-    fn pixels(&self, row: usize, lane: usize) -> &[Lane] {
-        &self.rows[(row % self.kernel * self.lanes + lane) * self.width..][..self.width]
-    }
-}
-
 struct Band<'a> {
     source: Source<'a>,
     filter: &'a Filter,
@@ -226,39 +180,51 @@ impl Kernel for Band<'_> {
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        match self.filter.stride {
-            1 => self.slide::<A, 1>(),
-            2 => self.slide::<A, 2>(),
-            _ => self.slide::<A, 0>(),
+        match (self.filter.kernel, self.filter.stride) {
+            (3, 1) => self.slide::<A, 3, 1>(),
+            (3, 2) => self.slide::<A, 3, 2>(),
+            (7, 1) => self.slide::<A, 7, 1>(),
+            _ => self.slide::<A, 0, 0>(),
         }
     }
 }
 
 impl Band<'_> {
-    /// The band with a stride known to the compiler, or any stride if `STRIDE` is 0.
+    /// The band with a kernel and a stride that the compiler knows, or any if they are 0.
     #[inline(always)]
-    fn slide<A: Arithmetic, const STRIDE: usize>(self) {
-        let Filter { kernel, stride, .. } = *self.filter;
+    fn slide<A: Arithmetic, const KERNEL: usize, const STRIDE: usize>(self) {
+        let kernel = if KERNEL == 0 { self.filter.kernel } else { KERNEL };
+        let stride = if STRIDE == 0 { self.filter.stride } else { STRIDE };
         let channels = self.source.shape.channels;
         let width = self.row / channels;
-        let mut ring = Ring::new(self.source, self.image, kernel, stride, width);
-        let mut entered = self.first * stride;
-        for (index, y) in self.y.chunks_exact_mut(self.row).enumerate() {
-            let top = (self.first + index) * stride;
-            // A stride beyond the kernel skips rows.
-            for row in entered.max(top)..top + kernel {
-                ring.enter(row);
+        for lanes in groups(channels, kernel, stride, width) {
+            let mut ring = Ring::new(self.source, self.image, (kernel, stride), width, lanes.clone());
+            let mut entered = self.first * stride;
+            for (index, y) in self.y.chunks_exact_mut(self.row).enumerate() {
+                let top = (self.first + index) * stride;
+                // A stride beyond the kernel skips rows.
+                (entered.max(top)..top + kernel).for_each(|row| ring.enter(row));
+                entered = top + kernel;
+                for lane in lanes.clone() {
+                    let line = Line {
+                        ring: &ring,
+                        lane: lane - lanes.start,
+                        slot: top % kernel,
+                        weight: &self.filter.weight[lane * kernel * kernel..][..kernel * kernel],
+                        bias: &self.filter.bias[lane],
+                        kernel,
+                        stride,
+                        activation: self.activation,
+                        residual: self.residual.map(|residual| &residual[index * self.row..][..self.row]),
+                        channels,
+                        part: lane * LANES..channels.min((lane + 1) * LANES),
+                    };
+                    let mut pixel = 0;
+                    pixel = line.pixels::<A, 7>(pixel, width, y);
+                    pixel = line.pixels::<A, 3>(pixel, width, y);
+                    line.pixels::<A, 1>(pixel, width, y);
+                }
             }
-            entered = top + kernel;
-            for lane in 0..ring.lanes {
-                let line = Line { ring: &ring, filter: self.filter, top, lane, channels };
-                let mut pixel = 0;
-                pixel = line.pixels::<A, STRIDE, 7>(pixel, y);
-                pixel = line.pixels::<A, STRIDE, 3>(pixel, y);
-                line.pixels::<A, STRIDE, 1>(pixel, y);
-            }
-            let residual = self.residual.map(|residual| &residual[index * self.row..][..self.row]);
-            self.activation.finish::<A>(residual, y);
         }
     }
 }
@@ -266,113 +232,66 @@ impl Band<'_> {
 /// One lane of an output row.
 struct Line<'a> {
     ring: &'a Ring<'a>,
-    filter: &'a Filter,
-    /// The first of its input rows.
-    top: usize,
+    /// The lane within the ring.
     lane: usize,
+    /// Where the ring holds the first input row.
+    slot: usize,
+    /// `[kernel²]`
+    weight: &'a [Lane],
+    bias: &'a Lane,
+    kernel: usize,
+    stride: usize,
+    activation: Activation,
+    residual: Option<&'a [f32]>,
     channels: usize,
+    /// The lane's channels within a pixel.
+    part: Range<usize>,
 }
 
 impl Line<'_> {
-    /// Computes `T` pixels at a time from `pixel` on while they fit in `y`; returns the first that is left.
+    /// Computes `T` pixels at a time from `pixel` on while they fit in `width`; returns the first that is left.
+    ///
+    /// There is no iterator over chunks here: each would cost a division, as long as the sums of a small kernel.
     #[inline(always)]
-    fn pixels<A: Arithmetic, const STRIDE: usize, const T: usize>(&self, mut pixel: usize, y: &mut [f32]) -> usize {
-        let kernel = self.filter.kernel;
-        let stride = if STRIDE == 0 { self.filter.stride } else { STRIDE };
-        let weight = &self.filter.weight[self.lane * kernel * kernel..][..kernel * kernel];
-        let part = self.lane * LANES..self.channels.min((self.lane + 1) * LANES);
-        let width = y.len() / self.channels;
+    fn pixels<A: Arithmetic, const T: usize>(&self, mut pixel: usize, width: usize, y: &mut [f32]) -> usize {
+        let Line { kernel, stride, .. } = *self;
         while pixel + T <= width {
-            let mut sums = [A::load(&self.filter.bias[self.lane].0); T];
-            for (row, weight) in weight.chunks_exact(kernel).enumerate() {
-                let x = self.ring.pixels(self.top + row, self.lane);
-                for (tap, weight) in weight.iter().enumerate() {
-                    let x = &x[pixel * stride + tap..][..(T - 1) * stride + 1];
-                    let weight = A::load(&weight.0);
+            let mut sums = [A::load(&self.bias.0); T];
+            let mut slot = self.slot;
+            for row in 0..kernel {
+                let x = self.ring.pixels(slot, self.lane);
+                slot = if slot + 1 == kernel { 0 } else { slot + 1 };
+                let x = &x[pixel * stride..][..(T - 1) * stride + kernel];
+                let weight = &self.weight[row * kernel..][..kernel];
+                for tap in 0..kernel {
+                    let weight = A::load(&weight[tap].0);
                     for (t, sum) in sums.iter_mut().enumerate() {
-                        *sum = A::mul_add_each(A::load(&x[t * stride].0), weight, *sum);
+                        *sum = A::mul_add_each(A::load(&x[t * stride + tap].0), weight, *sum);
                     }
                 }
             }
-            let y = &mut y[pixel * self.channels..][..T * self.channels];
-            for (y, sum) in y.chunks_exact_mut(self.channels).zip(sums) {
-                A::store_part(sum, &mut y[part.clone()]);
-            }
+            self.store::<A, T>(pixel, sums, y);
             pixel += T;
         }
         pixel
     }
-}
 
-/// The weight's and the bias's gradient from a band of dy.
-struct WeightBand<'a> {
-    source: Source<'a>,
-    window: Window,
-    image: usize,
-    first: usize,
-    /// Pixels in a row of dy.
-    width: usize,
-    dy: &'a [f32],
-    /// `[taps + 1, channels]`, the bias last.
-    sums: &'a mut [f32],
-}
-
-impl Kernel for WeightBand<'_> {
-    type Output = ();
-
+    /// Writes the activation of the sums, plus the residual, to the pixels from `pixel` on.
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
-        let Window { kernel, stride, .. } = self.window;
-        let (taps, channels) = (self.window.taps(), self.source.shape.channels);
-        let mut ring = Ring::new(self.source, self.image, kernel, stride, self.width);
-        let mut totals = vec![Lane::ZERO; ring.lanes * (taps + 1)];
-        let mut line = vec![Lane::ZERO; self.width];
-        let mut entered = self.first * stride;
-        for (index, dy) in self.dy.chunks_exact(self.width * channels).enumerate() {
-            let top = (self.first + index) * stride;
-            for row in entered.max(top)..top + kernel {
-                ring.enter(row);
-            }
-            entered = top + kernel;
-            for (lane, totals) in totals.chunks_exact_mut(taps + 1).enumerate() {
-                let part = lane * LANES..channels.min((lane + 1) * LANES);
-                for (line, dy) in line.iter_mut().zip(dy.chunks_exact(channels)) {
-                    line.set(&dy[part.clone()]);
-                }
-                for (tap, total) in totals[..taps].iter_mut().enumerate() {
-                    let x = &ring.pixels(top + tap / kernel, lane)[tap % kernel..];
-                    add_products::<A>(&line, x, stride, total);
-                }
-                let one = A::splat(1.0);
-                let sum =
-                    line.iter().fold(A::load(&totals[taps].0), |sum, dy| A::mul_add_each(A::load(&dy.0), one, sum));
-                A::store(sum, &mut totals[taps].0);
-            }
+    fn store<A: Arithmetic, const T: usize>(&self, pixel: usize, mut sums: [A::Register; T], y: &mut [f32]) {
+        if self.activation != Activation::None {
+            let mut floats = [[0.0; LANES]; T];
+            floats.iter_mut().zip(sums).for_each(|(floats, sum)| A::store(sum, floats));
+            self.activation.finish::<A>(floats.as_flattened_mut());
+            sums.iter_mut().zip(&floats).for_each(|(sum, floats)| *sum = A::load(floats));
         }
-        for (lane, totals) in totals.chunks_exact(taps + 1).enumerate() {
-            for (sums, total) in self.sums.chunks_exact_mut(channels).zip(totals) {
-                sums[lane * LANES..].iter_mut().zip(total.0).for_each(|(sum, total)| *sum += total);
+        for (t, mut sum) in sums.into_iter().enumerate() {
+            let first = (pixel + t) * self.channels;
+            if let Some(residual) = self.residual {
+                let residual = A::load_part(&residual[first..][self.part.clone()]);
+                sum = A::mul_add_each(residual, A::splat(1.0), sum);
             }
+            A::store_part(sum, &mut y[first..][self.part.clone()]);
         }
     }
 }
-
-/// `total += Σᵢ dy[i] x[i · stride]`, in four chains.
-#[inline(always)]
-fn add_products<A: Arithmetic>(dy: &[Lane], x: &[Lane], stride: usize, total: &mut Lane) {
-    let zero = A::splat(0.0);
-    let mut sums = [A::load(&total.0), zero, zero, zero];
-    for (dy, x) in dy.chunks(4).zip(x.chunks(4 * stride)) {
-        for ((dy, x), sum) in dy.iter().zip(x.iter().step_by(stride)).zip(&mut sums) {
-            *sum = A::mul_add_each(A::load(&dy.0), A::load(&x.0), *sum);
-        }
-    }
-    let one = A::splat(1.0);
-    let sum = A::mul_add_each(sums[1], one, sums[0]);
-    let sum = A::mul_add_each(A::mul_add_each(sums[3], one, sums[2]), one, sum);
-    A::store(sum, &mut total.0);
-}
-
-#[cfg(test)]
-#[path = "depthwise_tests.rs"]
-mod tests;

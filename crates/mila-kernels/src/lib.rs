@@ -30,6 +30,7 @@ pub mod linear_attention;
 pub mod math;
 mod matrix;
 pub mod pool;
+mod product;
 mod reduce;
 mod shape;
 #[cfg(test)]

@@ -4,7 +4,8 @@ use crate::{
     arithmetic::LANES,
     epilogue::Epilogue,
     isa::Isa,
-    matrix::{self, Left, PackedMatrix, Product, Start},
+    matrix::PackedMatrix,
+    product::{self, Left, Product, Start},
     threads,
 };
 
@@ -36,7 +37,7 @@ fn run(isa: Isa, x: &[f32], gate: Option<&[f32]>, weight: &PackedMatrix, epilogu
     assert_eq!(y.len(), rows * outputs, "linear: y is rows of {outputs} outputs");
     assert_eq!(x.len(), rows * inputs, "linear: x is {rows} rows of {inputs} inputs");
     epilogue.check("linear", outputs, y.len());
-    matrix::each_block(y, outputs, matrix::blocks(rows, outputs, inputs), |row, column, y| {
+    product::each_block(y, outputs, product::blocks(rows, outputs, inputs), |row, column, y| {
         let part = row * inputs..(row + y.len()) * inputs;
         let stride = spread_stride(inputs);
         let copy;
@@ -61,7 +62,7 @@ fn run(isa: Isa, x: &[f32], gate: Option<&[f32]>, weight: &PackedMatrix, epilogu
 
 /// The distance between rows of `inputs` floats in a copy: a cache line more where the rows would all begin in one set of
 /// the first-level cache, which has fewer ways than a tile has rows.
-pub(crate) fn spread_stride(inputs: usize) -> usize {
+fn spread_stride(inputs: usize) -> usize {
     if inputs.is_multiple_of(1024) { inputs + LANES } else { inputs }
 }
 
@@ -117,7 +118,7 @@ pub fn backward(
     if let Some(dweight) = gradients.weight {
         assert_eq!(dweight.len(), outputs * inputs, "linear: dweight is [{outputs}, {inputs}]");
         dweight.fill(0.0);
-        matrix::add_transposed_product(isa, dy, x, (outputs, inputs), dweight);
+        product::add_transposed_product(isa, dy, x, (outputs, inputs), dweight);
     }
     if let Some(dbias) = gradients.bias {
         assert_eq!(dbias.len(), outputs, "linear: length of dbias");

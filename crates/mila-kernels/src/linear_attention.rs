@@ -20,7 +20,8 @@ use std::ops::Range;
 use crate::{
     activation::Activation,
     isa::Isa,
-    matrix::{Left, PackedMatrix, Product, ROWS, Start},
+    matrix::PackedMatrix,
+    product::{Left, Product, ROWS, Start},
     threads,
 };
 

@@ -89,10 +89,21 @@ fn exp2_normal<A: Arithmetic>(x: f32) -> f32 {
     exp_reduced::<A>((x - (rounded - ROUND)) * LN_2) * power_of_two(rounded)
 }
 
+/// 1/x for 1 ≤ x < 2¹²⁵, by three steps of Newton from a guess in the bits: a third of a division's time.
+#[inline(always)]
+fn reciprocal<A: Arithmetic>(x: f32) -> f32 {
+    // Negating the exponent and, linearly, the mantissa is right within 12 %; every step squares the error.
+    let guess = f32::from_bits(0x7ef3_11c7_u32.wrapping_sub(x.to_bits()));
+    let guess = A::mul_add(guess, A::mul_add(-x, guess, 1.0), guess);
+    let guess = A::mul_add(guess, A::mul_add(-x, guess, 1.0), guess);
+    A::mul_add(guess, A::mul_add(-x, guess, 1.0), guess)
+}
+
 /// 1 / (1 + e⁻ˣ).
 #[inline(always)]
 pub fn sigmoid<A: Arithmetic>(x: f32) -> f32 {
-    1.0 / (1.0 + exp_normal::<A>(-x))
+    let x = if x < -86.0 { -86.0 } else { x };
+    reciprocal::<A>(1.0 + exp_normal::<A>(-x))
 }
 
 /// d sigmoid / dx.

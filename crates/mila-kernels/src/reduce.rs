@@ -65,5 +65,7 @@ fn reduce<A: Arithmetic, const N: usize>(
         }
         rest += single(at);
     }
-    (A::sum(sums[0]) + A::sum(sums[2])) + (A::sum(sums[1]) + A::sum(sums[3])) + rest
+    let one = A::splat(1.0);
+    let sums = [A::mul_add_each(sums[0], one, sums[2]), A::mul_add_each(sums[1], one, sums[3])];
+    A::sum(A::mul_add_each(sums[0], one, sums[1])) + rest
 }

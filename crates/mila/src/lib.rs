@@ -1,1 +1,22 @@
-//! Vision backbones whose global mixing costs linear time: train, evaluate, predict, inspect.
+//! `mila`: vision backbones whose global mixing costs linear time.
+//!
+//! This crate is the command line and the facade of the library: it re-exports the crates that one builds on, resolves
+//! what a command line calls a MODEL ([`model`]), and classifies pictures ([`classify`]).
+
+pub mod classify;
+pub mod contact_sheet;
+pub mod digits;
+pub mod model;
+pub mod npy;
+mod pixel_font;
+
+#[cfg(feature = "train")]
+pub use mila_burn as burn;
+pub use mila_cpu as cpu;
+pub use mila_data as data;
+pub use mila_graph as graph;
+pub use mila_models as models;
+pub use mila_ops as ops;
+#[cfg(feature = "train")]
+pub use mila_train as train;
+pub use mila_weights as weights;

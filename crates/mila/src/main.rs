@@ -1,1 +1,45 @@
-fn main() {}
+//! The `mila` command line.
+
+mod cli;
+mod commands;
+mod failure;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+use crate::terminal::Terminal;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let terminal = Terminal::new(cli.global.quiet);
+    match run(cli, &terminal) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(message) = failure.message() {
+                terminal.error(message);
+            }
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
+    let machine = cli.global.machine()?;
+    match cli.command {
+        #[cfg(feature = "train")]
+        Command::Demo(args) => commands::demo::run(args, &machine, terminal),
+        Command::Models(args) => commands::models::run(&args, terminal),
+        Command::Predict(args) => commands::predict::run(args, &machine, terminal),
+        Command::Run(args) => commands::run::run(args, &machine, terminal),
+        #[cfg(feature = "train")]
+        Command::Train(args) => commands::train::run(args, &machine, terminal),
+        Command::Eval(args) => commands::eval::run(args, &machine, terminal),
+        Command::Convert(args) => commands::convert::run(args, terminal),
+        Command::Doctor => commands::doctor::run(&machine, terminal),
+        Command::Completions { shell } => commands::completions::run(shell, terminal),
+    }
+}

@@ -1,0 +1,114 @@
+//! Whole models in training with drop path: a trainer's gradients against the reference's finite differences.
+
+use mila_burn::{AdamW, Burn, ImageBatch, Trainer};
+use mila_models::{Architecture, Task, convnext, mila};
+use mila_ops::reference::{Array, Reference};
+use mila_ops::{Builder, Dims, Mode, NoTap};
+use mila_parity::{CONVNEXT_REDUCED, Formula, MILA_REDUCED};
+
+use crate::check::GRADIENT;
+use crate::forms;
+use crate::golden::image;
+use crate::point::{Point, Variable, sample, signs};
+
+const TASK: Task = Task::Classify { classes: 10 };
+const SEED: u64 = 5;
+/// Entries of a parameter that are differentiated one by one.
+const ENTRIES: usize = 4;
+
+/// Mean cross entropy of the f64 reference in the training step 0.
+fn loss(architecture: Architecture, point: &Point, labels: &[u32]) -> f64 {
+    let mut e = Reference::<f64>::new(Mode::Train { seed: SEED, step: 0 });
+    let model = architecture.build(&mut Builder::new(&mut e, point), TASK).expect("a model");
+    let image = point.inputs().remove(0);
+    let logits: Array<f64> =
+        model.forward(&e, image, &mut NoTap).expect("a forward pass").logits().expect("the logits of a classifier");
+    let row = |(row, &label): (&[f64], &u32)| row.iter().map(|v| v.exp()).sum::<f64>().ln() - row[label as usize];
+    let rows = logits.values.chunks_exact(10).zip(labels);
+    rows.map(row).sum::<f64>() / labels.len() as f64
+}
+
+fn check(architecture: Architecture, dims: Dims, names: &[&str]) {
+    let labels: Vec<u32> = (0..dims.batch as u32).map(|i| (3 + 4 * i) % 10).collect();
+    let build = |declared: &mut Burn| architecture.build(&mut Builder::new(declared, &Formula), TASK);
+    let trainer = || Trainer::new(AdamW::default(), None, SEED, build).expect("a model");
+    let tensors = trainer().tensors().expect("the tensors");
+    let mut variables: Vec<Variable> = tensors.iter().map(|(w, values)| Variable::parameter(w, values)).collect();
+    let values = image(dims);
+    variables.push(Variable::input(0, dims, &values));
+    let mut point = Point(variables);
+    let value = |point: &Point| loss(architecture, point, &labels);
+    let wanted_loss = value(&point);
+    let differences: Vec<_> = names
+        .iter()
+        .map(|&name| {
+            let index = point.0.iter().position(|v| v.name == name).unwrap_or_else(|| panic!("no parameter {name}"));
+            let count = point.0[index].values.len();
+            let entries = sample(name, count, ENTRIES).into_iter();
+            let entries: Vec<_> = entries.map(|i| (i, point.entry(index, i, &value))).collect();
+            let signs = signs(name, count);
+            (name, entries, point.along(index, &signs, &value), signs)
+        })
+        .collect();
+    for form in forms() {
+        let mut trainer = trainer().with_form(form);
+        let progress = trainer.step(ImageBatch { dims, values: &values }, &labels, 1e-3).expect("a step");
+        assert!((progress.loss / wanted_loss - 1.0).abs() < 1e-5, "{form:?}: {}, {wanted_loss}", progress.loss);
+        let state = trainer.state().expect("the state");
+        for (name, entries, along, signs) in &differences {
+            let moment = state.tensors.iter().find(|(n, _)| n.strip_prefix("first/") == Some(name));
+            // After one step from zero and without clipping, the first moment is a tenth of the gradient.
+            let gradient: Vec<f64> = moment.expect("a moment").1.iter().map(|&m| f64::from(m) / 0.1).collect();
+            let scale = gradient.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+            assert!(scale > 1e-4, "{form:?}: the gradient of {name} is {scale:e} at most");
+            let mut worst: f64 = 0.0;
+            for &(index, wanted) in entries {
+                let difference = (gradient[index] - wanted).abs();
+                let found = gradient[index];
+                assert!(difference < GRADIENT * scale, "{form:?}: {name}[{index}] {found}, {wanted}, scale {scale:e}");
+                worst = worst.max(difference / scale);
+            }
+            let found: f64 = gradient.iter().zip(signs).map(|(g, s)| g * s).sum();
+            let difference = (found - along).abs();
+            let bound = GRADIENT * scale * (gradient.len() as f64).sqrt();
+            assert!(difference < bound, "{form:?}: {name} along signs {found}, {along}, bound {bound:e}");
+            eprintln!("{worst:.1e} {form:?} {name}, along signs {:.1e}", difference / bound * GRADIENT);
+        }
+    }
+}
+
+#[test]
+fn mila_with_drop_path() {
+    let config = mila::Config { drop_path: 0.5, ..MILA_REDUCED };
+    let names = [
+        "patch_embed.conv1.conv.weight",
+        "patch_embed.conv3.1.norm.weight",
+        "layers.0.blocks.0.cpe1.weight",
+        "layers.0.downsample.conv.1.conv.bias",
+        "layers.1.blocks.0.attn.qk.weight",
+        "layers.1.blocks.1.attn.lepe.weight",
+        "layers.1.blocks.1.norm1.bias",
+        "layers.2.blocks.0.mlp.fc1.weight",
+        "layers.2.downsample.conv.2.norm.weight",
+        "layers.3.blocks.0.act_proj.weight",
+        "layers.3.blocks.0.out_proj.bias",
+        "head.weight",
+    ];
+    check(Architecture::Mila(config), Dims::new(3, 40, 24, 3), &names);
+}
+
+#[test]
+fn convnext_with_drop_path() {
+    let config = convnext::Config { drop_path: 0.5, ..CONVNEXT_REDUCED };
+    let names = [
+        "stem.0.weight",
+        "stem.1.bias",
+        "stages.0.blocks.0.conv_dw.weight",
+        "stages.1.downsample.1.weight",
+        "stages.2.blocks.1.mlp.fc1.weight",
+        "stages.2.blocks.1.gamma",
+        "stages.3.blocks.0.norm.weight",
+        "head.fc.bias",
+    ];
+    check(Architecture::ConvNext(config), Dims::new(3, 40, 24, 3), &names);
+}

@@ -1,0 +1,371 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mila::cpu::{Isa, Level};
+use mila::model::Request;
+
+use crate::failure::Failure;
+
+/// Vision backbones whose global mixing costs linear time: train, evaluate, predict, count, convert.
+#[derive(Parser)]
+#[command(name = "mila", version, propagate_version = true, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  mila demo                                           train a small model on bundled digits, see it predict
+  mila models mila-t --size 512x512                   parameters, MACs and memory, layer by layer
+  mila predict runs/pets/best cat.jpg photos/         the five best classes of each picture
+  mila train --data pets/ --arch mila-nano --out runs/pets
+  mila eval runs/pets/best pets/ --min-top1 0.9
+  mila convert MLLA_T.pth mila-t/ --arch mila-t       an official checkpoint as a model directory
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 threshold not met, 130 interrupted.";
+
+/// Options of every command.
+#[derive(Args)]
+pub(crate) struct Global {
+    /// Threads to compute with; default: those that this process may use
+    #[arg(long, global = true, env = "MILA_THREADS", value_name = "N")]
+    threads: Option<usize>,
+    /// Instruction set of the kernels
+    #[arg(long, global = true, env = "MILA_ISA", value_enum, default_value_t = IsaChoice::Auto)]
+    isa: IsaChoice,
+    /// Tell only results and what is wrong
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// Instruction sets by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IsaChoice {
+    /// The strongest that this processor has
+    Auto,
+    /// AVX-512
+    Avx512,
+    /// AVX2 with FMA
+    Avx2,
+    /// What every processor of this architecture has
+    Portable,
+}
+
+/// What the commands compute with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    /// Threads of the pool.
+    pub(crate) threads: usize,
+    /// Instruction set of the kernels.
+    pub(crate) isa: Isa,
+}
+
+impl Global {
+    /// Starts the thread pool and finds the instruction set.
+    pub(crate) fn machine(&self) -> Result<Machine, Failure> {
+        let available = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = match self.threads {
+            Some(0) => return Err(Failure::usage("--threads 0: expected at least 1")),
+            Some(threads) => threads,
+            None => available,
+        };
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(Failure::run)?;
+        let level = match self.isa {
+            IsaChoice::Auto => return Ok(Machine { threads, isa: Isa::detect() }),
+            IsaChoice::Avx512 => Level::Avx512,
+            IsaChoice::Avx2 => Level::Avx2,
+            IsaChoice::Portable => Level::Portable,
+        };
+        let isa = Isa::new(level).ok_or_else(|| Failure::usage(format!("--isa {level}: this processor lacks it")))?;
+        Ok(Machine { threads, isa })
+    }
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Train and evaluate a small model on bundled handwritten digits, and show its predictions
+    #[cfg(feature = "train")]
+    Demo(Demo),
+    /// List the models, or count one: parameters, MACs, memory, layer by layer
+    Models(Models),
+    /// Classify pictures
+    Predict(Predict),
+    /// Run a model on a raw tensor
+    Run(Run),
+    /// Train a model on a folder of class folders
+    #[cfg(feature = "train")]
+    Train(Train),
+    /// Score a model on a folder of class folders
+    Eval(Eval),
+    /// Convert weights between .pth, .safetensors and model directories (never writes .pth)
+    Convert(Convert),
+    /// Show what this machine offers and how fast it is
+    Doctor,
+    /// Print the completions of a shell
+    #[command(after_help = "Example:\n  mila completions bash > ~/.local/share/bash-completion/completions/mila")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a model is named.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelArgs {
+    /// A model directory, or an architecture's name (see `mila models`)
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// Weights: a .pth or .safetensors file, or a model directory; without any: random values by --seed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: Option<PathBuf>,
+    /// Take the averaged weights of a checkpoint that holds both
+    #[arg(long)]
+    ema: bool,
+    /// Initialise the head instead of refusing one of another class count
+    #[arg(long)]
+    reset_head: bool,
+    /// Seed of random values
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Classes of the head; default: those of the weights, else the architecture's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    classes: Option<u32>,
+}
+
+impl ModelArgs {
+    /// The request that these arguments are.
+    pub(crate) fn request(&self, pyramid: bool) -> Request {
+        Request {
+            model: self.model.clone(),
+            weights: self.weights.clone(),
+            ema: self.ema,
+            reset_head: self.reset_head,
+            seed: self.seed,
+            classes: self.classes.map(|n| n as usize),
+            pyramid,
+        }
+    }
+}
+
+#[cfg(feature = "train")]
+#[derive(Args)]
+#[command(after_help = "Examples:\n  mila demo\n  mila demo --out digits --epochs 60 --seed 1")]
+pub(crate) struct Demo {
+    /// Run directory to make; default: mila-demo, or the next free name like it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Passes over the training digits
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) epochs: Option<u64>,
+    /// Keys every random choice; one seed gives one result on one machine
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  mila models\n  mila models mila-t\n  mila models mila-b --size 800x1333 --json")]
+pub(crate) struct Models {
+    /// One model; without it: all of them
+    pub(crate) name: Option<String>,
+    /// Input height and width in pixels; default: the model's own
+    #[arg(long, value_name = "HxW", value_parser = size)]
+    pub(crate) size: Option<(usize, usize)>,
+    /// Classes of the head; default: the model's own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) classes: Option<u32>,
+    /// JSON on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// One JSON object a picture, or one for the whole
+    Json,
+    /// Comma-separated values with a header
+    Csv,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  mila predict runs/pets/best cat.jpg
+  mila predict runs/pets/best photos/ 'more/*.png' --top-k 1 --format csv > found.csv
+  find . -name '*.jpg' | mila predict mila-t --weights MLLA_T.pth - --format json
+Pictures that cannot be read are listed on stderr, and the exit code is 3.")]
+pub(crate) struct Predict {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Pictures, folders, globs; - for a list on stdin, one path a line
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Classes shown of each picture
+    #[arg(long, short = 'k', default_value_t = 5, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) top_k: u32,
+    /// How results are written
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Input height and width in pixels; default: the model's own
+    #[arg(long, value_name = "HxW", value_parser = size)]
+    pub(crate) size: Option<(usize, usize)>,
+    /// Pictures that run together
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) batch: u32,
+}
+
+/// Executors by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExecutorName {
+    /// The fast one
+    Cpu,
+    /// The definition of every operator, in f64; slow
+    Reference,
+    /// Burn's tensors, as in training
+    #[cfg(feature = "train")]
+    Burn,
+}
+
+/// Tasks by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TaskName {
+    /// Logits
+    Classify,
+    /// A normed map of each stage
+    Pyramid,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  mila run mila-t --weights MLLA_T.pth --input x.npy --output logits.npy
+  mila run mila-t --task pyramid --input x.npy --output maps.npy        # maps.0.npy .. maps.3.npy
+  mila run mila-nano --input x.npy --output y.npy --tap layers.0=stage0.npy --executor reference
+x is [batch, 3, height, width] f32, already normalised; logits are [batch, classes]; maps of the pyramid are
+[batch, channels, height, width]; taps are [batch, height, width, channels].")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Tensor to read
+    #[arg(long, value_name = "X.npy")]
+    pub(crate) input: PathBuf,
+    /// Tensor to write
+    #[arg(long, value_name = "Y.npy")]
+    pub(crate) output: PathBuf,
+    /// What to compute
+    #[arg(long, value_enum, default_value_t = TaskName::Classify)]
+    pub(crate) task: TaskName,
+    /// What computes
+    #[arg(long, value_enum, default_value_t = ExecutorName::Cpu)]
+    pub(crate) executor: ExecutorName,
+    /// Also write an intermediate map; may be given several times
+    #[arg(long, value_name = "NAME=FILE.npy", value_parser = tap)]
+    pub(crate) tap: Vec<(String, PathBuf)>,
+    /// Fail at the first layer whose output holds a NaN or an infinity
+    #[arg(long)]
+    pub(crate) check_finite: bool,
+}
+
+#[cfg(feature = "train")]
+#[derive(Args)]
+#[command(after_help = "Examples:
+  mila train --data pets/ --arch mila-nano --out runs/pets
+  mila train pets.toml --set epochs=60 --set lr=1e-3
+  mila train --out runs/pets --resume
+Every setting of a configuration file, with its default, is in the config.toml of a run directory.")]
+pub(crate) struct Train {
+    /// Configuration file
+    #[arg(value_name = "CONFIG.toml")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder of class folders, or one that holds train and val
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Architecture
+    #[arg(long, value_name = "NAME")]
+    pub(crate) arch: Option<String>,
+    /// Run directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Change a setting
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Go on with the run in the run directory
+    #[arg(long)]
+    pub(crate) resume: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  mila eval runs/pets/best pets/
+  mila eval mila-t --weights MLLA_T.pth imagenet/ --split validation --format json
+  mila eval runs/pets/best pets/ --min-top1 0.9 || echo worse than 90 %")]
+pub(crate) struct Eval {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Folder of class folders, or one that holds val, validation or test
+    pub(crate) data: PathBuf,
+    /// Which part of the data; default: validation where there is one, else test, else the whole folder
+    #[arg(long, value_enum)]
+    pub(crate) split: Option<SplitName>,
+    /// How results are written
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Input height and width in pixels; default: the model's own
+    #[arg(long, value_name = "HxW", value_parser = size)]
+    pub(crate) size: Option<(usize, usize)>,
+    /// Pictures that run together
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) batch: u32,
+    /// Exit with 4 if top-1 is below this fraction
+    #[arg(long, value_name = "FRACTION")]
+    pub(crate) min_top1: Option<f64>,
+}
+
+/// Parts of a dataset by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SplitName {
+    /// train
+    Train,
+    /// val or validation
+    Validation,
+    /// test
+    Test,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  mila convert MLLA_T.pth mila-t.safetensors
+  mila convert MLLA_T.pth mila-t/ --arch mila-t --ema
+  mila convert runs/pets/best pets.safetensors")]
+pub(crate) struct Convert {
+    /// A .pth or .safetensors file, or a model directory
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+    /// A .safetensors file, or a model directory (any other name)
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Architecture to check the weights against; needed for a model directory unless IN is one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) arch: Option<String>,
+    /// Take the averaged weights of a checkpoint that holds both
+    #[arg(long)]
+    pub(crate) ema: bool,
+}
+
+/// `HxW`, each at least 1.
+fn size(text: &str) -> Result<(usize, usize), String> {
+    let parse = |part: &str| part.parse::<usize>().ok().filter(|&n| n > 0);
+    let parts = text.split_once(['x', 'X']).and_then(|(h, w)| Some((parse(h)?, parse(w)?)));
+    parts.ok_or_else(|| format!("expected HEIGHTxWIDTH of at least 1x1, such as 224x224, found `{text}`"))
+}
+
+/// `NAME=FILE`.
+fn tap(text: &str) -> Result<(String, PathBuf), String> {
+    let parts = text.split_once('=').filter(|(name, file)| !name.is_empty() && !file.is_empty());
+    let (name, file) = parts.ok_or_else(|| format!("expected NAME=FILE.npy, found `{text}`"))?;
+    Ok((name.to_owned(), PathBuf::from(file)))
+}

@@ -1,0 +1,184 @@
+//! `mila train`: a run on a folder of class folders.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::ProgressBar;
+use mila::model::{self, Request};
+use mila::train::{Config, Data, Ended, EpochRecord, Observer, Outcome, Run, RunDirectory, StepRecord};
+use serde_json::json;
+
+use crate::cli::{Machine, Train};
+use crate::commands::doctor;
+use crate::failure::Failure;
+use crate::terminal::Terminal;
+
+pub(crate) fn run(args: Train, machine: &Machine, terminal: &Terminal) -> Result<(), Failure> {
+    let config = configuration(&args)?;
+    config.check()?;
+    let data = Data::open(&config)?;
+    terminal.note(format_args!(
+        "{} classes, {} images to train on, {} to validate on",
+        data.classes.len(),
+        data.train.len(),
+        data.validation.len()
+    ));
+    if data.validation.is_empty() {
+        terminal.warning("no image to validate on: every epoch will score 0");
+    }
+    let resolved = model::resolve(&Request {
+        model: config.arch.clone(),
+        weights: config.weights.clone(),
+        reset_head: config.reset_head,
+        seed: config.seed,
+        classes: Some(data.classes.len()),
+        ..Request::default()
+    })?;
+    if config.weights.is_some() {
+        resolved.notes.iter().for_each(|note| terminal.note(note));
+    }
+    let run = if args.resume {
+        Run::resume(config, data, &resolved.parameters)?
+    } else {
+        Run::create(config, data, &resolved.parameters, &environment(machine))?
+    };
+    train(run, terminal).map(|_| ())
+}
+
+/// The settings: the file, or those of the run that goes on, then options, then `--set`.
+fn configuration(args: &Train) -> Result<Config, Failure> {
+    let mut overrides = Vec::new();
+    for (key, path) in [("data", &args.data), ("out", &args.out)] {
+        if let Some(path) = path {
+            overrides.push(format!("{key}={}", toml_string(&path.to_string_lossy())));
+        }
+    }
+    if let Some(arch) = &args.arch {
+        overrides.push(format!("arch={}", toml_string(arch)));
+    }
+    overrides.extend(args.set.iter().cloned());
+    let mut file = args.config.clone();
+    if args.resume {
+        let given = Config::read(file.as_deref(), &overrides)?.out;
+        if given.as_os_str().is_empty() {
+            return Err(Failure::usage("--resume: say which run, with --out DIR"));
+        }
+        file = Some(RunDirectory::open(&given)?.config());
+    }
+    let mut config = Config::read(file.as_deref(), &overrides)?;
+    if config.out.as_os_str().is_empty() {
+        return Err(Failure::usage("no run directory: give --out DIR, or `out` in the configuration"));
+    }
+    if config.data.as_os_str().is_empty() {
+        return Err(Failure::usage("no data: give --data DIR, or `data` in the configuration"));
+    }
+    if !args.resume {
+        // A run is resumed from anywhere.
+        for path in [&mut config.data, &mut config.out] {
+            *path = std::path::absolute(&*path).map_err(|e| Failure::run(format_args!("{}: {e}", path.display())))?;
+        }
+    }
+    Ok(config)
+}
+
+fn toml_string(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// What `env.json` says of where a run was made.
+pub(crate) fn environment(machine: &Machine) -> serde_json::Value {
+    json!({
+        "mila": env!("CARGO_PKG_VERSION"),
+        "command": std::env::args().collect::<Vec<_>>(),
+        "processor": doctor::processor(),
+        "isa": machine.isa.to_string(),
+        "threads": machine.threads,
+        "os": std::env::consts::OS,
+        "arch": std::env::consts::ARCH,
+    })
+}
+
+/// Trains with a bar on a terminal and lines elsewhere; Ctrl-C saves and stops after the running step.
+pub(crate) fn train(run: Run, terminal: &Terminal) -> Result<(Outcome, PathBuf), Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    let handler = move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    };
+    ctrlc::set_handler(handler).map_err(|e| Failure::run(format_args!("cannot listen for Ctrl-C: {e}")))?;
+    let directory = run.directory().clone();
+    let (done, steps) = run.steps();
+    terminal.note(format_args!("{} parameters, {steps} steps, in {}", run.parameters(), directory.root().display()));
+    if done > 0 {
+        terminal.note(format_args!("going on at step {done} of {steps}"));
+    }
+    let bar = terminal.bar(steps, "steps");
+    bar.set_position(done);
+    bar.reset_eta();
+    let mut watcher = Watcher { bar, terminal, interrupted, images: 0, since: std::time::Instant::now() };
+    let outcome = run.train(&mut watcher);
+    watcher.bar.finish_and_clear();
+    let outcome = outcome?;
+    for (path, reason) in &outcome.skipped {
+        terminal.error(format_args!("{}: {reason}", path.display()));
+    }
+    if outcome.ended == Ended::Stopped {
+        let place = directory.root().display();
+        return Err(Failure::interrupted(format!(
+            "interrupted; the state is saved, `mila train --out {place} --resume` goes on"
+        )));
+    }
+    let best = outcome.history.iter().max_by(|a, b| a.val_top1.total_cmp(&b.val_top1));
+    if let Some(best) = best {
+        terminal.result(format_args!(
+            "best validation top-1 {:.2} % in epoch {}, model in {}",
+            100.0 * best.val_top1,
+            best.epoch,
+            directory.best().display()
+        ))?;
+    }
+    if outcome.skipped.is_empty() {
+        return Ok((outcome, directory.root().to_owned()));
+    }
+    Err(Failure::data(format!(
+        "{} images could not be read; the model was trained without them",
+        outcome.skipped.len()
+    )))
+}
+
+struct Watcher<'a> {
+    bar: ProgressBar,
+    terminal: &'a Terminal,
+    interrupted: Arc<AtomicBool>,
+    images: usize,
+    since: std::time::Instant,
+}
+
+impl Observer for Watcher<'_> {
+    fn step(&mut self, record: &StepRecord) {
+        self.images += record.images;
+        let rate = self.images as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
+        self.bar.set_message(format!("epoch {}  loss {:.4}  {rate:.0} images/s", record.epoch, record.loss));
+        self.bar.set_position(record.step);
+    }
+
+    fn epoch(&mut self, record: &EpochRecord) {
+        let line = format!(
+            "epoch {:>3}  loss {:.4}  top-1 {:.2} %  validation: loss {:.4}  top-1 {:.2} %  {:.0} images/s",
+            record.epoch,
+            record.train_loss,
+            100.0 * record.train_top1,
+            record.val_loss,
+            100.0 * record.val_top1,
+            record.images_per_s
+        );
+        self.bar.suspend(|| self.terminal.note(line));
+    }
+
+    fn stop(&mut self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,103 @@
+//! What the command-line tests play with: a folder, the program, pictures and tensors.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use image::{Rgb, RgbImage};
+
+/// A folder that is gone after the test.
+pub struct Scene {
+    folder: tempfile::TempDir,
+}
+
+/// What a run of the program left.
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn root(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The program, in this folder.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mila"));
+        command.current_dir(self.root()).args(arguments).env_remove("MILA_THREADS").env_remove("MILA_ISA");
+        command
+    }
+
+    /// Runs the program to its end.
+    pub fn mila(&self, arguments: &[&str]) -> Ran {
+        Ran::from(self.command(arguments).output().expect("the program starts"))
+    }
+
+    /// Runs the program, which has to succeed, and returns its results.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let ran = self.mila(arguments);
+        assert_eq!(ran.code, 0, "{arguments:?} failed:\n{}", ran.stderr);
+        ran.stdout
+    }
+
+    /// Runs the program, which has to end with `code` and to say `message` on stderr.
+    pub fn fails(&self, arguments: &[&str], code: i32, message: &str) -> Ran {
+        let ran = self.mila(arguments);
+        assert_eq!(ran.code, code, "{arguments:?}:\n{}\n{}", ran.stdout, ran.stderr);
+        assert!(ran.stderr.contains(message), "{arguments:?} does not say `{message}`:\n{}", ran.stderr);
+        assert!(!ran.stderr.contains("panicked"), "{arguments:?} panicked:\n{}", ran.stderr);
+        ran
+    }
+
+    /// A picture of one colour with a gradient.
+    pub fn picture(&self, name: &str, [red, green, blue]: [u8; 3], size: u32) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        let shade = |v: u8, n: u32| v.saturating_sub((n * 60 / size.max(1)) as u8);
+        let picture = RgbImage::from_fn(size, size, |x, y| Rgb([shade(red, x), shade(green, y), shade(blue, x + y)]));
+        picture.save(&path).expect("a written picture");
+    }
+
+    /// A dataset of two classes that differ in colour, `images` pictures each.
+    pub fn dataset(&self, name: &str, images: u8) {
+        for i in 0..images {
+            self.picture(&format!("{name}/blue/{i}.png"), [i, 40, 200 - i], 36);
+            self.picture(&format!("{name}/red/{i}.png"), [220 - i, 40, i], 32);
+        }
+    }
+
+    /// An input tensor, `[batch, 3, height, width]`.
+    pub fn input(&self, name: &str, shape: [usize; 4]) {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i as f32 * 0.37).sin()).collect();
+        mila::npy::write(&self.path(name), &shape, &values).expect("a written tensor");
+    }
+
+    /// The values of a written `[batch, channels]` tensor, and its shape.
+    pub fn tensor(&self, name: &str) -> (Vec<u64>, Vec<f32>) {
+        let bytes = std::fs::read(self.path(name)).expect("a written tensor");
+        let npy = npyz::NpyFile::new(&bytes[..]).expect("a .npy file");
+        (npy.shape().to_vec(), npy.into_vec().expect("f32 values"))
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+}
