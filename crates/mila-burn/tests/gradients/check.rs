@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use mila_burn::{Burn, Form};
 use mila_ops::reference::{Array, Reference};
-use mila_ops::{Builder, Dims, Executor, Mode, Numeric, Result};
+use mila_ops::{Builder, Dims, Mode, Numeric, Result};
 use mila_parity::{Formula, Tolerance, assert_close, formula_input};
 
 use crate::forms;
@@ -20,7 +20,7 @@ pub(crate) const STEP: u64 = 7;
 /// Inputs and parameters of `operator` on a stream of extent `dims`.
 fn point(operator: Operator, dims: Dims) -> Result<Point> {
     let mut declared = Burn::declare();
-    operator.build(&mut Builder::new(&mut declared, &Formula), dims.channels)?;
+    let _forward = operator.build(&mut Builder::new(&mut declared, &Formula), dims.channels)?;
     let store = declared.into_store();
     let mut variables = Vec::new();
     for wanted in store.manifest() {
