@@ -1,2 +1,126 @@
-//! x
-fn main() {}
+//! The project's automation, run as `cargo xtask COMMAND` from anywhere in the repository.
+
+mod check;
+mod golden;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+The project's automation.
+
+Usage: cargo xtask COMMAND
+
+Commands:
+  check     formatting, clippy, rustdoc, cargo-deny, tidy: all of them, then what failed
+  tidy      the rules on the source tree that no other tool knows
+  golden    writes the files under crates/*/tests that PyTorch makes
+              --check          writes them elsewhere and compares them with the committed ones
+              --python FILE    an interpreter that has tools/golden/requirements.txt; else `.venv` is
+                               made with Python 3.11, which downloads several GB of PyTorch
+
+Exit codes: 0 done, 1 failed, 2 usage.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some(command) = Command::parse(&arguments) else {
+        eprint!("{HELP}");
+        return ExitCode::from(2);
+    };
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Command {
+    Help,
+    Check,
+    Tidy,
+    Golden { python: Option<PathBuf>, compare: bool },
+}
+
+impl Command {
+    /// `None` if the arguments name no command or an option that it does not have.
+    fn parse(arguments: &[String]) -> Option<Self> {
+        let (name, options) = arguments.split_first()?;
+        if options.iter().any(|option| option == "--help" || option == "-h") {
+            return Some(Self::Help);
+        }
+        match (name.as_str(), options) {
+            ("--help" | "-h" | "help", []) => Some(Self::Help),
+            ("check", []) => Some(Self::Check),
+            ("tidy", []) => Some(Self::Tidy),
+            ("golden", options) => {
+                let (mut python, mut compare) = (None, false);
+                let mut options = options.iter();
+                while let Some(option) = options.next() {
+                    match option.as_str() {
+                        "--check" => compare = true,
+                        "--python" => python = Some(PathBuf::from(options.next()?)),
+                        _ => return None,
+                    }
+                }
+                Some(Self::Golden { python, compare })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let root = root()?;
+    match command {
+        Command::Help => print!("{HELP}"),
+        Command::Check => check::check(root)?,
+        Command::Tidy => {
+            let findings = tidy::tidy(root)?;
+            for finding in &findings {
+                println!("{finding}");
+            }
+            if !findings.is_empty() {
+                bail!("tidy findings: {}", findings.len());
+            }
+        }
+        Command::Golden { python, compare } => golden::golden(root, python, compare)?,
+    }
+    Ok(())
+}
+
+/// The repository, wherever it is run from.
+fn root() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Option<Command> {
+        Command::parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn commands_and_their_options() {
+        assert_eq!(parse("check"), Some(Command::Check));
+        assert_eq!(parse("golden --check"), Some(Command::Golden { python: None, compare: true }));
+        let python = Some(PathBuf::from("bin/python"));
+        assert_eq!(parse("golden --python bin/python"), Some(Command::Golden { python, compare: false }));
+        assert_eq!(parse("tidy --help"), Some(Command::Help));
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for line in ["", "chek", "check --fast", "golden --python", "golden bin/python"] {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+}

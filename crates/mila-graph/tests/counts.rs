@@ -92,3 +92,29 @@ fn layers_add_up_to_the_total() {
         assert_eq!(layers.iter().map(|l| l.parameters).sum::<usize>(), trace.parameters(), "{}", preset.name);
     }
 }
+
+/// Names, shapes and order of the released state dicts, where the specification lies beside the project.
+#[test]
+fn manifests_are_the_released_state_dicts() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/spec/mila_state_dict.json");
+    let Ok(text) = std::fs::read_to_string(path) else {
+        eprintln!("SKIPPED: manifests_are_the_released_state_dicts wants mila_state_dict.json of the specification");
+        return;
+    };
+    let stored: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    for (variant, name) in [("T", "mila-t"), ("S", "mila-s"), ("B", "mila-b")] {
+        for (kind, task) in [("cls", CLASSIFY), ("dense", Task::Pyramid)] {
+            let derived = |name: &str| name.ends_with("rope.rotations") || name.ends_with("num_batches_tracked");
+            let entries = stored[variant][kind].as_object().expect("an object");
+            let wanted: Vec<(&str, Vec<usize>)> = entries
+                .iter()
+                .filter(|(name, _)| !derived(name))
+                .map(|(name, shape)| (name.as_str(), serde_json::from_value(shape.clone()).expect("a shape")))
+                .collect();
+            let trace = trace(name, task);
+            let found: Vec<(&str, Vec<usize>)> =
+                trace.manifest().iter().map(|w| (w.name.as_str(), w.shape.clone())).collect();
+            assert_eq!(found, wanted, "{name} {kind}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use mila_burn::{AdamW, ImageBatch, Progress, Trainer};
+use mila_burn::{AdamW, Form, ImageBatch, Progress, Trainer};
 use mila_data::{Augment, Batch, Dataset, EvalTransform, Fill, ImageSource, Loader, LoaderOptions, Scores};
 use mila_models::Task;
 use mila_ops::{Builder, Dims, Source, Values, Wanted};
@@ -166,6 +166,12 @@ impl Run {
             validation,
             transform,
         })
+    }
+
+    /// The same run with its operators carried out in another form.
+    #[must_use]
+    pub fn with_form(self, form: Form) -> Self {
+        Self { trainer: self.trainer.with_form(form), ..self }
     }
 
     /// The run's files.

@@ -1,9 +1,14 @@
-//! Raw tensors in NumPy's `.npy` files.
+//! Raw f32 tensors in NumPy's `.npy` files (format versions 1 to 3).
+//!
+//! An own reader: the format is a dictionary of three entries before the values, and the crates for it bring a parser
+//! of Python literals that builds C.
 
-use std::io::{BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use npyz::{NpyFile, WriterBuilder};
+const MAGIC: &[u8] = b"\x93NUMPY";
+/// Longer headers are refused: one of four dimensions takes about a hundred bytes.
+const LONGEST_HEADER: usize = 4096;
 
 /// Why a tensor could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -29,33 +34,79 @@ pub enum Error {
     },
 }
 
-/// Reads an f32 tensor of four dimensions, row-major.
+/// Reads an f32 tensor, little-endian and row-major: its shape and its values.
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be read, [`Error::Content`] if it is no such tensor.
+pub fn read(path: &Path) -> Result<(Vec<usize>, Vec<f32>), Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let parsed = parse(&bytes);
+    parsed.map_err(|(expected, found)| Error::Content { path: path.to_owned(), expected, found })
+}
+
+/// Reads an f32 tensor of four dimensions.
+///
+/// # Errors
+/// Those of [`read`], and [`Error::Content`] for another number of dimensions.
 pub fn read4(path: &Path) -> Result<([usize; 4], Vec<f32>), Error> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let content =
-        |expected: &str, found: String| Error::Content { path: path.to_owned(), expected: expected.to_owned(), found };
-    let file = std::fs::File::open(path).map_err(io)?;
-    let bytes = file.metadata().map_err(io)?.len();
-    let npy = NpyFile::new(BufReader::new(file)).map_err(|e| content("a .npy file", e.to_string()))?;
-    if npy.order() != npyz::Order::C {
-        return Err(content("row-major order", "column-major order".into()));
-    }
-    let shape = npy.shape().to_vec();
-    let Ok(extent) = <[u64; 4]>::try_from(shape.clone()) else {
-        return Err(content("four dimensions", format!("{shape:?}")));
+    let (shape, values) = read(path)?;
+    let found = format!("shape {shape:?}");
+    let extent = shape.try_into().map_err(|_| Error::Content {
+        path: path.to_owned(),
+        expected: "four dimensions".into(),
+        found,
+    })?;
+    Ok((extent, values))
+}
+
+/// What was expected and what was found.
+type Unfit = (String, String);
+
+fn parse(bytes: &[u8]) -> Result<(Vec<usize>, Vec<f32>), Unfit> {
+    let unfit = |expected: &str, found: &str| (expected.to_owned(), found.to_owned());
+    let cut = || unfit("a .npy header", "the end of the file");
+    let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| unfit("a .npy file", "another kind of file"))?;
+    let (version, rest) = rest.split_first_chunk::<2>().ok_or_else(cut)?;
+    let (length, rest) = match version[0] {
+        1 => rest.split_first_chunk().map(|(n, rest)| (usize::from(u16::from_le_bytes(*n)), rest)).ok_or_else(cut)?,
+        2 | 3 => rest.split_first_chunk().map(|(n, rest)| (u32::from_le_bytes(*n) as usize, rest)).ok_or_else(cut)?,
+        other => return Err(unfit("format version 1, 2 or 3", &other.to_string())),
     };
-    // The declared size against the real one, before anything is reserved for it.
-    let volume = extent.iter().try_fold(4u64, |volume, &n| volume.checked_mul(n));
-    if volume.is_none_or(|volume| volume > bytes) {
-        return Err(content(&format!("{shape:?} f32 values"), format!("a file of {bytes} bytes")));
+    if length > LONGEST_HEADER {
+        return Err(unfit("a .npy header of at most 4096 bytes", &length.to_string()));
     }
-    let dtype = npy.dtype().descr();
-    let reader = npy.data::<f32>().map_err(|_| content("f32 values", format!("dtype {dtype}")))?;
-    let values = reader.collect::<std::io::Result<Vec<f32>>>().map_err(|e| content("f32 values", e.to_string()))?;
-    Ok((extent.map(|n| n as usize), values))
+    let (header, data) = rest.split_at_checked(length).ok_or_else(cut)?;
+    let header = std::str::from_utf8(header).map_err(|_| unfit("a .npy header", "bytes that are no text"))?;
+    let descr = entry(header, "descr").unwrap_or("nothing");
+    if descr.trim_matches(['\'', '"']) != "<f4" {
+        return Err(unfit("f32 values ('<f4')", descr));
+    }
+    match entry(header, "fortran_order") {
+        Some("False") => {}
+        other => return Err(unfit("row-major order", &format!("fortran_order {}", other.unwrap_or("absent")))),
+    }
+    let shape = shape(header).ok_or_else(|| unfit("a shape", header.trim()))?;
+    let volume = shape.iter().try_fold(4usize, |volume, &n| volume.checked_mul(n));
+    if volume != Some(data.len()) {
+        return Err((format!("f32 values for {shape:?}"), format!("{} bytes", data.len())));
+    }
+    let values = data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    Ok((shape, values.collect()))
+}
+
+/// The text of a scalar entry of the header's dictionary.
+fn entry<'a>(header: &'a str, key: &str) -> Option<&'a str> {
+    let (_, after) = header.split_once(&format!("'{key}'"))?;
+    let value = after.trim_start().strip_prefix(':')?;
+    Some(value[..value.find([',', '}'])?].trim())
+}
+
+/// The numbers of the entry `shape`.
+fn shape(header: &str) -> Option<Vec<usize>> {
+    let (_, after) = header.split_once("'shape'")?;
+    let tuple = after.trim_start().strip_prefix(':')?.trim_start().strip_prefix('(')?;
+    let numbers = tuple[..tuple.find(')')?].split(',').map(str::trim).filter(|number| !number.is_empty());
+    numbers.map(|number| number.parse().ok()).collect()
 }
 
 /// Writes an f32 tensor, row-major, whole or not at all.
@@ -64,15 +115,19 @@ pub fn read4(path: &Path) -> Result<([usize; 4], Vec<f32>), Error> {
 /// [`Error::Io`].
 pub fn write(path: &Path, shape: &[usize], values: &[f32]) -> Result<(), Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
+    let numbers: String = shape.iter().map(|n| format!("{n}, ")).collect();
+    let tuple = if shape.len() == 1 { numbers.trim_end() } else { numbers.trim_end_matches(", ") };
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({tuple}), }}");
+    // The values begin at a multiple of 64 bytes, and the header ends with a line break.
+    let fixed = MAGIC.len() + 4;
+    header += &" ".repeat((fixed + header.len() + 1).next_multiple_of(64) - (fixed + header.len() + 1));
+    header.push('\n');
+    let length = u16::try_from(header.len()).map_err(|_| io(std::io::Error::other("too many dimensions")))?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-    let shape: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
-    let mut buffered = std::io::BufWriter::new(file.as_file_mut());
-    let mut writer =
-        npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut buffered).begin_nd().map_err(io)?;
-    writer.extend(values.iter().copied()).and_then(|()| writer.finish()).map_err(io)?;
-    buffered.flush().map_err(io)?;
-    drop(buffered);
+    let mut bytes = [MAGIC, &[1, 0], &length.to_le_bytes(), header.as_bytes()].concat();
+    bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    file.write_all(&bytes).and_then(|()| file.flush()).map_err(io)?;
     file.persist(path).map_err(|e| io(e.error))?;
     Ok(())
 }
@@ -82,22 +137,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tensors_round_trip_and_lies_are_named() {
+    fn tensors_round_trip() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.npy");
-        let values: Vec<f32> = (0..24).map(|i| i as f32 * 0.5).collect();
-        write(&path, &[2, 3, 2, 2], &values).unwrap();
-        assert_eq!(read4(&path).unwrap(), ([2, 3, 2, 2], values.clone()));
-        write(&path, &[24], &values).unwrap();
-        assert!(read4(&path).unwrap_err().to_string().contains("four dimensions"));
-        std::fs::write(&path, b"not npy").unwrap();
-        assert!(matches!(read4(&path), Err(Error::Content { .. })));
-        let mut lying = Vec::new();
-        let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (99999, 99999, 9999, 3), }";
-        lying.extend(b"\x93NUMPY\x01\x00");
-        lying.extend((header.len() as u16).to_le_bytes());
-        lying.extend(header.as_bytes());
-        std::fs::write(&path, lying).unwrap();
-        assert!(read4(&path).unwrap_err().to_string().contains("a file of"));
+        for shape in [vec![2, 3, 2, 2], vec![24], vec![0, 3, 1, 1], vec![]] {
+            let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| i as f32 * 0.5).collect();
+            write(&path, &shape, &values).unwrap();
+            assert_eq!(read(&path).unwrap(), (shape.clone(), values));
+            assert_eq!(read4(&path).is_ok(), shape.len() == 4, "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn lies_are_named() {
+        let file = |header: &str, data: &[u8]| {
+            [MAGIC, &[1, 0], &(header.len() as u16).to_le_bytes(), header.as_bytes(), data].concat()
+        };
+        let good = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }";
+        assert_eq!(parse(&file(good, &[0; 8])), Ok((vec![2], vec![0.0, 0.0])));
+        for (bytes, expected) in [
+            (b"not npy".to_vec(), ".npy file"),
+            (MAGIC.to_vec(), "header"),
+            (file(good, &[0; 7]), "f32 values for [2]"),
+            (file(&good.replace("<f4", "<f8"), &[0; 16]), "<f4"),
+            (file(&good.replace("False", "True"), &[0; 8]), "row-major"),
+            (file(&good.replace("(2,)", "(9999999999, 9999999999)"), &[0; 8]), "f32 values for"),
+            (file(&good.replace("(2,)", "(-2,)"), &[0; 8]), "a shape"),
+            (file("{}", &[]), "<f4"),
+        ] {
+            let (message, _) = parse(&bytes).unwrap_err();
+            assert!(message.contains(expected), "{message} for {expected}");
+        }
     }
 }

@@ -123,7 +123,8 @@ fn weights_are_converted_and_never_to_pth() {
         let name = file.to_string_lossy();
         scene.ok(&["convert", &name, "out.safetensors"]);
         scene.ok(&["convert", "out.safetensors", "again.safetensors"]);
-        let [once, twice] = ["out.safetensors", "again.safetensors"].map(|n| std::fs::read(scene.path(n)).expect("a file"));
+        let [once, twice] =
+            ["out.safetensors", "again.safetensors"].map(|n| std::fs::read(scene.path(n)).expect("a file"));
         assert_eq!(once, twice, "{name}");
         scene.fails(&["convert", &name, "out.pth"], 2, "never written");
         scene.fails(&["convert", &name, "model", "--arch", "mila-nano"], 3, "patch_embed.conv1.conv.weight");

@@ -30,7 +30,11 @@ fn wrong_usage_ends_with_2() {
     scene.fails(&["--threads", "0", "models"], 2, "at least 1");
     scene.fails(&["predict", "nothing-like-this", "x.png"], 2, "unknown architecture");
     scene.fails(&["run", "x.npy", "--input", "x.npy", "--output", "y.npy"], 2, "--weights");
-    scene.fails(&["run", "mila-nano", "--input", "x.npy", "--output", "y.npy", "--tap", "layers.9=t.npy"], 2, "layers.2");
+    scene.fails(
+        &["run", "mila-nano", "--input", "x.npy", "--output", "y.npy", "--tap", "layers.9=t.npy"],
+        2,
+        "layers.2",
+    );
     scene.fails(&["run", "mila-nano", "--input", "x.npy", "--output", "y.npy", "--tap", "layers.0"], 2, "NAME=FILE");
 }
 

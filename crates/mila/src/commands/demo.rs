@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use mila::burn::Form;
 use mila::classify::Classifier;
 use mila::contact_sheet::{self, Entry};
 use mila::data::{ImageSource, Loader, LoaderOptions, Picture, Scores};
@@ -20,7 +21,7 @@ use crate::terminal::Terminal;
 const TEST_FRACTION: f64 = 0.2;
 /// The split is the same for every seed, so that results compare.
 const SPLIT_SEED: u64 = 0;
-const EPOCHS: u64 = 20;
+const EPOCHS: u64 = 12;
 /// Test digits on the picture.
 const SHOWN: usize = 40;
 
@@ -46,7 +47,7 @@ pub(crate) fn run(args: Demo, machine: &Machine, terminal: &Terminal) -> Result<
     let data = Data { train: images, validation: test.clone(), classes };
     let started = Instant::now();
     let run = Run::create(config, data, &Seeded::new(args.seed), &train::environment(machine))?;
-    train::train(run, terminal)?;
+    train::train(run.with_form(Form::Kernels(machine.isa)), terminal)?;
     let seconds = started.elapsed().as_secs_f64();
 
     let directory = out.join("last");

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+#[cfg(feature = "train")]
+use mila::burn::{Burn, Form};
 use mila::cpu::Cpu;
 use mila::model::{self, Resolved};
 use mila::models::Output;
@@ -30,7 +32,7 @@ pub(crate) fn run(args: Run, machine: &Machine, terminal: &Terminal) -> Result<(
         ExecutorName::Cpu => job.on(Cpu::new(machine.isa)),
         ExecutorName::Reference => job.on(Reference::<f64>::eval()),
         #[cfg(feature = "train")]
-        ExecutorName::Burn => job.on(mila::burn::Burn::declare()),
+        ExecutorName::Burn => job.on(Burn::declare().with_form(Form::Kernels(machine.isa))),
     }
 }
 

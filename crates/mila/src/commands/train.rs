@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
+use mila::burn::Form;
 use mila::model::{self, Request};
 use mila::train::{Config, Data, Ended, EpochRecord, Observer, Outcome, Run, RunDirectory, StepRecord};
 use serde_json::json;
@@ -43,7 +44,7 @@ pub(crate) fn run(args: Train, machine: &Machine, terminal: &Terminal) -> Result
     } else {
         Run::create(config, data, &resolved.parameters, &environment(machine))?
     };
-    train(run, terminal).map(|_| ())
+    train(run.with_form(Form::Kernels(machine.isa)), terminal).map(|_| ())
 }
 
 /// The settings: the file, or those of the run that goes on, then options, then `--set`.

@@ -8,51 +8,51 @@ use std::process::{Command, Output};
 use image::{Rgb, RgbImage};
 
 /// A folder that is gone after the test.
-pub struct Scene {
+pub(crate) struct Scene {
     folder: tempfile::TempDir,
 }
 
 /// What a run of the program left.
-pub struct Ran {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Scene {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.folder.path()
     }
 
     /// The program, in this folder.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mila"));
         command.current_dir(self.root()).args(arguments).env_remove("MILA_THREADS").env_remove("MILA_ISA");
         command
     }
 
     /// Runs the program to its end.
-    pub fn mila(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn mila(&self, arguments: &[&str]) -> Ran {
         Ran::from(self.command(arguments).output().expect("the program starts"))
     }
 
     /// Runs the program, which has to succeed, and returns its results.
-    pub fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let ran = self.mila(arguments);
         assert_eq!(ran.code, 0, "{arguments:?} failed:\n{}", ran.stderr);
         ran.stdout
     }
 
     /// Runs the program, which has to end with `code` and to say `message` on stderr.
-    pub fn fails(&self, arguments: &[&str], code: i32, message: &str) -> Ran {
+    pub(crate) fn fails(&self, arguments: &[&str], code: i32, message: &str) -> Ran {
         let ran = self.mila(arguments);
         assert_eq!(ran.code, code, "{arguments:?}:\n{}\n{}", ran.stdout, ran.stderr);
         assert!(ran.stderr.contains(message), "{arguments:?} does not say `{message}`:\n{}", ran.stderr);
@@ -61,7 +61,7 @@ impl Scene {
     }
 
     /// A picture of one colour with a gradient.
-    pub fn picture(&self, name: &str, [red, green, blue]: [u8; 3], size: u32) {
+    pub(crate) fn picture(&self, name: &str, [red, green, blue]: [u8; 3], size: u32) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         let shade = |v: u8, n: u32| v.saturating_sub((n * 60 / size.max(1)) as u8);
@@ -70,7 +70,7 @@ impl Scene {
     }
 
     /// A dataset of two classes that differ in colour, `images` pictures each.
-    pub fn dataset(&self, name: &str, images: u8) {
+    pub(crate) fn dataset(&self, name: &str, images: u8) {
         for i in 0..images {
             self.picture(&format!("{name}/blue/{i}.png"), [i, 40, 200 - i], 36);
             self.picture(&format!("{name}/red/{i}.png"), [220 - i, 40, i], 32);
@@ -78,26 +78,20 @@ impl Scene {
     }
 
     /// An input tensor, `[batch, 3, height, width]`.
-    pub fn input(&self, name: &str, shape: [usize; 4]) {
+    pub(crate) fn input(&self, name: &str, shape: [usize; 4]) {
         let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i as f32 * 0.37).sin()).collect();
         mila::npy::write(&self.path(name), &shape, &values).expect("a written tensor");
     }
 
-    /// The values of a written `[batch, channels]` tensor, and its shape.
-    pub fn tensor(&self, name: &str) -> (Vec<u64>, Vec<f32>) {
-        let bytes = std::fs::read(self.path(name)).expect("a written tensor");
-        let npy = npyz::NpyFile::new(&bytes[..]).expect("a .npy file");
-        (npy.shape().to_vec(), npy.into_vec().expect("f32 values"))
+    /// Shape and values of a written tensor.
+    pub(crate) fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        mila::npy::read(&self.path(name)).expect("a written tensor")
     }
 }
 
 impl From<Output> for Ran {
     fn from(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        }
+        Self { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 }
