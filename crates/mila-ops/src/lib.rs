@@ -2,7 +2,7 @@
 //!
 //! A model is written once as a plain function over [`Executor`]; every use of it is an executor of that algebra. This
 //! crate holds the algebra, the parameter [`Builder`] and its [`Source`], [`Tap`]s on named intermediate maps, and the
-//! [`reference`] executor that defines every operator. It does no I/O and contains no `unsafe`.
+//! [`mod@reference`] executor that defines every operator. It does no I/O and contains no `unsafe`.
 //!
 //! ```
 //! use mila_ops::reference::{Array, Reference};
