@@ -1,6 +1,6 @@
 //! AdamW with decoupled weight decay ("Decoupled Weight Decay Regularization", arXiv 1711.05101), as PyTorch computes it.
 
-use burn::tensor::Tensor;
+use mila_kernels::{Isa, adamw as kernel};
 use mila_ops::{Error, Kind, Result};
 
 use crate::{Handle, Store};
@@ -23,20 +23,22 @@ impl Default for AdamW {
 }
 
 /// Running moments of every parameter, and how many steps they have seen.
+///
+/// Parameters, gradients and moments are moved on the host, by a kernel that reads and writes each of them once.
 #[derive(Clone, Debug)]
 pub(crate) struct Moments {
     step: u64,
     handles: Vec<Handle>,
-    first: Vec<Tensor<1>>,
-    second: Vec<Tensor<1>>,
+    first: Vec<Vec<f32>>,
+    second: Vec<Vec<f32>>,
 }
 
 impl Moments {
     pub(crate) fn zeros(store: &Store) -> Self {
         let handles: Vec<Handle> = store.handles(Kind::Parameter).collect();
-        let zeros = |&handle: &Handle| store.value(handle).zeros_like();
+        let zeros = |handle: &Handle| vec![0.0; store.manifest()[handle.0].volume()];
         let first: Vec<_> = handles.iter().map(zeros).collect();
-        Self { step: 0, second: handles.iter().map(zeros).collect(), handles, first }
+        Self { step: 0, second: first.clone(), handles, first }
     }
 
     pub(crate) fn steps(&self) -> u64 {
@@ -47,35 +49,44 @@ impl Moments {
         &self.handles
     }
 
-    /// One step with learning rate `lr`; `gradients` are those of [`handles`](Self::handles), in that order.
-    pub(crate) fn step(&mut self, adamw: &AdamW, lr: f64, store: &mut Store, gradients: Vec<Tensor<1>>) {
+    /// One step with learning rate `lr`; `gradients` are those of [`handles`](Self::handles), in that order, and are
+    /// multiplied by `scale` first.
+    pub(crate) fn step(
+        &mut self,
+        isa: Isa,
+        adamw: &AdamW,
+        lr: f64,
+        store: &mut Store,
+        (gradients, scale): (&[Vec<f32>], f64),
+    ) -> Result<()> {
         self.step += 1;
         let [beta1, beta2] = adamw.betas;
         let power = i32::try_from(self.step).unwrap_or(i32::MAX);
-        let step_size = lr / (1.0 - beta1.powi(power));
-        let root = (1.0 - beta2.powi(power)).sqrt();
-        for (i, gradient) in gradients.into_iter().enumerate() {
+        for (i, gradient) in gradients.iter().enumerate() {
             let handle = self.handles[i];
-            let first = self.first[i].clone() * beta1 + gradient.clone() * (1.0 - beta1);
-            let second = self.second[i].clone() * beta2 + gradient.powi_scalar(2) * (1.0 - beta2);
             let decay = if store.manifest()[handle.0].decay { 1.0 - lr * adamw.weight_decay } else { 1.0 };
-            let update = first.clone() * step_size / (second.clone().sqrt() / root + adamw.eps);
-            store.replace(handle, store.value(handle) * decay - update);
-            self.first[i] = first;
-            self.second[i] = second;
+            let step = kernel::Step {
+                gradient_scale: scale as f32,
+                decay: decay as f32,
+                betas: adamw.betas.map(|beta| beta as f32),
+                step_size: (lr / (1.0 - beta1.powi(power))) as f32,
+                root: (1.0 - beta2.powi(power)).sqrt() as f32,
+                eps: adamw.eps as f32,
+            };
+            let mut values = store.take(handle)?;
+            kernel::step(isa, step, gradient, &mut values, &mut self.first[i], &mut self.second[i]);
+            store.put(handle, values);
         }
+        Ok(())
     }
 
     /// The moments by parameter name: `first/NAME` and `second/NAME`.
-    pub(crate) fn tensors(&self, store: &Store) -> Result<Vec<(String, Vec<f32>)>> {
-        let mut tensors = Vec::with_capacity(2 * self.handles.len());
-        for (kind, moments) in [("first", &self.first), ("second", &self.second)] {
-            for (handle, moment) in self.handles.iter().zip(moments) {
-                let name = format!("{kind}/{}", store.manifest()[handle.0].name);
-                tensors.push((name, crate::executor::values(moment.clone())?));
-            }
-        }
-        Ok(tensors)
+    pub(crate) fn tensors(&self, store: &Store) -> Vec<(String, Vec<f32>)> {
+        let named = |kind: &'static str, moments: &[Vec<f32>]| {
+            let name = move |handle: &Handle| format!("{kind}/{}", store.manifest()[handle.0].name);
+            self.handles.iter().map(name).zip(moments.to_vec()).collect::<Vec<_>>()
+        };
+        [named("first", &self.first), named("second", &self.second)].concat()
     }
 
     /// The moments that [`tensors`](Self::tensors) gave after `step` steps.
@@ -87,9 +98,7 @@ impl Moments {
             let mut load = |kind: &str| {
                 let name = format!("{kind}/{}", wanted.name);
                 let values = find(&name).filter(|values| values.len() == wanted.volume());
-                let values =
-                    values.ok_or_else(|| Error::parameter(name, "missing or of another size in the saved state"));
-                Ok::<_, Error>(Tensor::from_floats(values?.as_slice(), store.device()))
+                values.ok_or_else(|| Error::parameter(name, "missing or of another size in the saved state"))
             };
             (moments.first[i], moments.second[i]) = (load("first")?, load("second")?);
         }
@@ -105,7 +114,7 @@ mod tests {
 
     use super::*;
     use crate::Burn;
-    use crate::trainer::clipped;
+    use crate::trainer::clipping;
 
     /// PyTorch's step from the stored gradients and their norm: gradients of our own would differ in the last bits, and
     /// the first step moves every element by about `lr * sign(gradient)`.
@@ -120,12 +129,13 @@ mod tests {
             let mut moments = Moments::zeros(&store);
             let gradient = |&handle: &Handle| {
                 let name = format!("{}/gradients/{}", case.name, store.manifest()[handle.0].name);
-                let stored = golden.has(&name).then(|| golden.tensor(&name).1);
-                stored.map_or_else(|| store.value(handle).zeros_like(), |v| Tensor::from_floats(v, store.device()))
+                let zeros = || vec![0.0; store.manifest()[handle.0].volume()];
+                if golden.has(&name) { golden.tensor(&name).1.to_vec() } else { zeros() }
             };
-            let gradients = moments.handles().iter().map(gradient).collect();
+            let gradients: Vec<Vec<f32>> = moments.handles().iter().map(gradient).collect();
             let adamw = AdamW { eps: case.eps, weight_decay: case.weight_decay, ..AdamW::default() };
-            moments.step(&adamw, case.lr, &mut store, clipped(gradients, case.gradient_norm, case.clip));
+            let scale = clipping(case.gradient_norm, case.clip);
+            moments.step(Isa::detect(), &adamw, case.lr, &mut store, (&gradients, scale)).expect("a step");
             let (mut compared, mut worst) = (0, 0.0_f32);
             for &handle in moments.handles() {
                 let name = &store.manifest()[handle.0].name;

@@ -1,9 +1,10 @@
 //! The operator algebra over Burn tensors.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, Gradients, Tensor};
+use mila_kernels::batch_norm::BatchStatistics as KernelStatistics;
 use mila_kernels::isa::Isa;
 use mila_ops::{
     Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Error, Executor, LinearWanted, Mode,
@@ -22,6 +23,16 @@ pub enum Form {
     Kernels(Isa),
     /// Compositions of Burn's own operators: every device.
     Portable,
+}
+
+impl Form {
+    /// The instruction set for what is computed on the host in either form.
+    pub(crate) fn isa(self) -> Isa {
+        match self {
+            Self::Kernels(isa) => isa,
+            Self::Portable => Isa::detect(),
+        }
+    }
 }
 
 /// The Burn executor: declares parameters, or runs models over a store's values.
@@ -105,7 +116,7 @@ impl Burn {
 pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     let backend = |source| Error::Backend { executor: "burn", source };
     let data = tensor.try_into_data().map_err(|error| backend(format!("{error:?}").into()))?;
-    data.try_to_vec::<f32>().map_err(|error| backend(format!("{error:?}").into()))
+    data.try_into_vec::<f32>().map_err(|error| backend(format!("{error:?}").into()))
 }
 
 /// The extent of a map.
@@ -260,9 +271,14 @@ impl Executor for Burn {
         }
         let (y, mean, variance) = match self.form {
             Form::Kernels(isa) => {
-                let (mean, variance) = self.kernel_statistics(isa, x, p.channels)?;
-                let operation = Operation::BatchNorm { eps: p.eps };
-                (self.call(isa, operation, [Some(weight), Some(bias)], x.clone()), mean, variance)
+                let statistics = Arc::new(OnceLock::new());
+                let operation = Operation::BatchNorm { eps: p.eps, statistics: Arc::clone(&statistics) };
+                let y = self.call(isa, operation, [Some(weight), Some(bias)], x.clone());
+                let found: &KernelStatistics = statistics.get().ok_or_else(|| Error::Backend {
+                    executor: "burn",
+                    source: "the batch norm left no statistics".into(),
+                })?;
+                (y, found.mean.clone(), found.unbiased_variance.clone())
             }
             Form::Portable => {
                 let (mean, variance) = portable::batch_statistics(x.clone());
@@ -321,7 +337,11 @@ impl Executor for Burn {
 
     fn scale(&self, x: Tensor<4>, p: &Parameter) -> Result<Tensor<4>> {
         shape::channels("scale", p.volume, x.dims()[3])?;
-        Ok(x * self.leaf(p.handle).reshape([1, 1, 1, p.volume]))
+        let factors = self.leaf(p.handle);
+        Ok(match self.form {
+            Form::Kernels(isa) => self.call(isa, Operation::Scale, [Some(factors), None], x),
+            Form::Portable => x * factors.reshape([1, 1, 1, p.volume]),
+        })
     }
 
     fn drop_path(&self, x: Tensor<4>, drop: DropPath) -> Result<Tensor<4>> {
@@ -335,6 +355,9 @@ impl Executor for Burn {
     }
 
     fn mean_tokens(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
+        if let Form::Kernels(isa) = self.form {
+            return Ok(self.call(isa, Operation::MeanTokens, [None, None], x.clone()));
+        }
         let [batch, height, width, channels] = x.dims();
         let tokens = x.clone().reshape([batch, height * width, channels]);
         Ok(tokens.mean_dim(1).reshape([batch, 1, 1, channels]))
@@ -345,15 +368,6 @@ impl Executor for Burn {
         let [_, height, width, _] = x.dims();
         let up = |n: usize| n.div_ceil(multiple) * multiple;
         Ok(portable::padded(x, up(height), up(width)))
-    }
-}
-
-impl Burn {
-    /// Mean and unbiased variance of each channel.
-    fn kernel_statistics(&self, isa: Isa, x: &Tensor<4>, channels: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-        let x = values(x.clone().inner())?;
-        let statistics = mila_kernels::batch_norm::statistics(isa, &x, channels);
-        Ok((statistics.mean, statistics.unbiased_variance))
     }
 }
 

@@ -21,13 +21,14 @@ pub(crate) trait KernelOps: Backend {
     /// The output of `call` for its inputs.
     fn kernel(call: Call, x: FloatTensor<Self>, a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// Gradients of `call` for its inputs, given that of its output.
+    /// Gradients of `call` for its inputs, given that of its output; those not `wanted` may be anything of their shape.
     fn kernel_backward(
         call: Call,
         x: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         dy: FloatTensor<Self>,
+        wanted: [bool; 3],
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
@@ -69,11 +70,12 @@ impl KernelOps for Flex {
         a: FlexTensor,
         b: FlexTensor,
         dy: FlexTensor,
+        wanted: [bool; 3],
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let [x, a, b, dy] = [x, a, b, dy].map(|t| t.to_contiguous());
         let shape = x.shape();
         let map = [shape[0], shape[1], shape[2], shape[3]];
-        let [dx, da, db] = call.backward(map, slice(&x), slice(&a), slice(&b), slice(&dy));
+        let [dx, da, db] = call.backward(map, [slice(&x), slice(&a), slice(&b)], slice(&dy), wanted);
         (tensor(dx, x.shape()), tensor(da, a.shape()), tensor(db, b.shape()))
     }
 }
@@ -89,7 +91,8 @@ impl<B: KernelOps> Backward<B, 3> for Step {
         let (call, inputs) = ops.state;
         let dy = grads.consume::<B>(&ops.node);
         let [x, a, b] = inputs.map(|node| checkpointer.retrieve_node_output(node));
-        let (dx, da, db) = B::kernel_backward(call, x, a, b, dy);
+        let wanted = [0, 1, 2].map(|i| ops.parents[i].is_some());
+        let (dx, da, db) = B::kernel_backward(call, x, a, b, dy, wanted);
         for (node, gradient) in ops.parents.into_iter().zip([dx, da, db]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
@@ -102,7 +105,7 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
     fn kernel(call: Call, x: FloatTensor<Self>, a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         match Step.prepare::<C>([x.node(), a.node(), b.node()]).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
-                let state = (call, [&x, &a, &b].map(|input| prep.checkpoint(input)));
+                let state = (call.clone(), [&x, &a, &b].map(|input| prep.checkpoint(input)));
                 let output = B::kernel(call, x.into_primitive(), a.into_primitive(), b.into_primitive());
                 prep.finish(state, output)
             }
@@ -118,6 +121,7 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
+        _: [bool; 3],
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         unreachable!("only first-order gradients are taken")
     }

@@ -1,11 +1,16 @@
 //! The kernels that a custom Burn operation can carry: outputs, and gradients for its inputs.
 
+use std::sync::{Arc, OnceLock};
+
+use mila_kernels::batch_norm::BatchStatistics;
 use mila_kernels::linear_attention::{self, Attention};
-use mila_kernels::{Epilogue, Isa, Map, PackedMatrix, activation, batch_norm, conv, depthwise, layer_norm, linear};
+use mila_kernels::{
+    Epilogue, Isa, Map, PackedMatrix, activation, batch_norm, conv, depthwise, elementwise, layer_norm, linear, pool,
+};
 use mila_ops::{Activation, Dims, Window, rope2d};
 
 /// An operator with its sizes. Inputs are a map `x` and up to two others, `a` and `b`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Operation {
     /// `a`: weight `[outputs, inputs]`; `b`: bias.
     Linear { inputs: usize, outputs: usize },
@@ -15,16 +20,20 @@ pub(crate) enum Operation {
     Depthwise { channels: usize, window: Window },
     /// `a`: weight; `b`: bias.
     LayerNorm { eps: f64 },
-    /// With the statistics of the batch. `a`: weight; `b`: bias.
-    BatchNorm { eps: f64 },
+    /// With the statistics of the batch, which the forward pass leaves behind. `a`: weight; `b`: bias.
+    BatchNorm { eps: f64, statistics: Arc<OnceLock<BatchStatistics>> },
     /// No other input.
     Activate(Activation),
+    /// `a`: a factor per channel.
+    Scale,
+    /// No other input.
+    MeanTokens,
     /// `x`: q and k; `a`: v.
     LinearAttention { dims: Dims, heads: usize },
 }
 
 /// An operation, and what it runs on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Call {
     /// Instruction set of the kernels.
     pub(crate) isa: Isa,
@@ -47,6 +56,11 @@ fn kernel_activation(then: Activation) -> mila_kernels::Activation {
     }
 }
 
+/// Where a gradient goes, if it is wanted.
+fn part(gradient: &mut [f32], wanted: bool) -> Option<&mut [f32]> {
+    wanted.then_some(gradient)
+}
+
 fn attention(dims: Dims, heads: usize) -> (Attention, Vec<f32>) {
     let shape = Attention { batch: dims.batch, tokens: dims.tokens(), channels: dims.channels, heads };
     (shape, rope2d::rotations(dims.height, dims.width, dims.channels))
@@ -66,76 +80,95 @@ impl Call {
             run(&mut y);
             (y, extent)
         };
-        match self.operation {
-            Operation::Linear { inputs, outputs } => {
+        match &self.operation {
+            &Operation::Linear { inputs, outputs } => {
                 let weight = PackedMatrix::from_columns(a, outputs, inputs);
                 out([batch, height, width, outputs], &mut |y| linear::forward(isa, x, &weight, epilogue, y))
             }
-            Operation::Conv { inputs, outputs, window } => {
+            &Operation::Conv { inputs, outputs, window } => {
                 let weight = conv::pack_weight(a, inputs, outputs, window.kernel);
                 let window = (window, kernel_window(window));
                 out(strided(window.0, outputs), &mut |y| conv::forward(isa, x, map, window.1, &weight, epilogue, y))
             }
-            Operation::Depthwise { channels, window } => {
+            &Operation::Depthwise { channels, window } => {
                 let weight = depthwise::pack_weight(a, channels, window.kernel * window.kernel);
                 let window = (window, kernel_window(window));
                 out(strided(window.0, channels), &mut |y| {
                     depthwise::forward(isa, x, map, window.1, &weight, epilogue, y);
                 })
             }
-            Operation::LayerNorm { eps } => {
+            &Operation::LayerNorm { eps } => {
                 out(extent, &mut |y| layer_norm::forward(isa, x, a, Some(b), eps as f32, y))
             }
-            Operation::BatchNorm { eps } => {
-                let statistics = batch_norm::statistics(isa, x, channels);
-                out(extent, &mut |y| batch_norm::forward(isa, x, statistics.with_eps(eps as f32), a, b, y))
+            Operation::BatchNorm { eps, statistics } => {
+                let found = statistics.get_or_init(|| batch_norm::statistics(isa, x, channels));
+                out(extent, &mut |y| batch_norm::forward(isa, x, found.with_eps(*eps as f32), a, b, y))
             }
-            Operation::Activate(then) => out(extent, &mut |y| activation::forward(isa, kernel_activation(then), x, y)),
+            &Operation::Activate(then) => out(extent, &mut |y| activation::forward(isa, kernel_activation(then), x, y)),
+            Operation::Scale => out(extent, &mut |y| elementwise::scale_channels(isa, x, a, y)),
+            Operation::MeanTokens => {
+                let shape = (batch, height * width, channels);
+                out([batch, 1, 1, channels], &mut |y| pool::mean_tokens(x, shape, y))
+            }
             Operation::LinearAttention { dims, heads } => {
-                let (shape, rotations) = attention(dims, heads);
+                let (shape, rotations) = attention(*dims, *heads);
                 let extent = [batch, height, width, dims.channels];
                 out(extent, &mut |y| linear_attention::forward(isa, x, a, shape, &rotations, y))
             }
         }
     }
 
-    /// Gradients for `x`, `a` and `b`, each as long as its input; zero for a dummy.
-    pub(crate) fn backward(&self, extent: [usize; 4], x: &[f32], a: &[f32], b: &[f32], dy: &[f32]) -> [Vec<f32>; 3] {
+    /// Gradients for `x`, `a` and `b`, each as long as its input. What is not wanted may be left out: then it is zero.
+    pub(crate) fn backward(
+        &self,
+        extent: [usize; 4],
+        [x, a, b]: [&[f32]; 3],
+        dy: &[f32],
+        wanted: [bool; 3],
+    ) -> [Vec<f32>; 3] {
         let isa = self.isa;
         let [batch, height, width, channels] = extent;
         let map = Map { batch, height, width, channels };
         let [mut dx, mut da, mut db] = [x, a, b].map(|input| vec![0.0; input.len()]);
-        let bias = self.bias.then_some(db.as_mut_slice());
-        match self.operation {
-            Operation::Linear { inputs, outputs } => {
-                let gradients = linear::Gradients { x: Some(&mut dx), weight: Some(&mut da), bias };
+        let bias = (self.bias && wanted[2]).then_some(db.as_mut_slice());
+        let [dx_wanted, da_wanted, _] = wanted;
+        match &self.operation {
+            &Operation::Linear { inputs, outputs } => {
+                let gradients =
+                    linear::Gradients { x: part(&mut dx, dx_wanted), weight: part(&mut da, da_wanted), bias };
                 linear::backward(isa, x, a, (inputs, outputs), dy, gradients);
             }
-            Operation::Conv { window, .. } => {
-                let gradients = conv::Gradients { x: Some(&mut dx), weight: Some(&mut da), bias };
+            &Operation::Conv { window, .. } => {
+                let gradients = conv::Gradients { x: part(&mut dx, dx_wanted), weight: part(&mut da, da_wanted), bias };
                 conv::backward(isa, x, map, kernel_window(window), a, dy, gradients);
             }
-            Operation::Depthwise { channels, window } => {
+            &Operation::Depthwise { channels, window } => {
                 let taps = window.kernel * window.kernel;
                 let weight = depthwise::pack_weight(a, channels, taps);
                 let mut packed = vec![0.0; weight.len()];
-                let gradients = depthwise::Gradients { x: Some(&mut dx), weight: Some(&mut packed), bias };
+                let gradients =
+                    depthwise::Gradients { x: part(&mut dx, dx_wanted), weight: part(&mut packed, da_wanted), bias };
                 depthwise::backward(isa, x, map, kernel_window(window), &weight, dy, gradients);
                 da = depthwise::unpack_weight(&packed, channels, taps);
             }
-            Operation::LayerNorm { eps } => {
+            &Operation::LayerNorm { eps } => {
                 let gradients = layer_norm::Gradients { x: &mut dx, weight: &mut da, bias: &mut db };
                 layer_norm::backward(isa, x, a, eps as f32, dy, gradients);
             }
-            Operation::BatchNorm { eps } => {
-                let statistics = batch_norm::statistics(isa, x, channels);
+            Operation::BatchNorm { eps, statistics } => {
+                let found = statistics.get_or_init(|| batch_norm::statistics(isa, x, channels));
                 let gradients = batch_norm::Gradients { x: &mut dx, weight: &mut da, bias: &mut db };
-                let statistics = statistics.with_eps(eps as f32);
+                let statistics = found.with_eps(*eps as f32);
                 batch_norm::backward(isa, batch_norm::Mode::Train, x, statistics, a, dy, gradients);
             }
-            Operation::Activate(then) => activation::backward(isa, kernel_activation(then), x, dy, &mut dx),
+            &Operation::Activate(then) => activation::backward(isa, kernel_activation(then), x, dy, &mut dx),
+            Operation::Scale => {
+                elementwise::scale_channels(isa, dy, a, &mut dx);
+                elementwise::scale_channels_backward(isa, x, dy, &mut da);
+            }
+            Operation::MeanTokens => pool::mean_tokens_backward(dy, (batch, height * width, channels), &mut dx),
             Operation::LinearAttention { dims, heads } => {
-                let (shape, rotations) = attention(dims, heads);
+                let (shape, rotations) = attention(*dims, *heads);
                 let gradients = linear_attention::Gradients { qk: &mut dx, v: &mut da };
                 linear_attention::backward(isa, x, a, shape, &rotations, dy, gradients);
             }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use mila_ops::{Error, Kind, Result, Source, Wanted};
 
 /// A tensor of a store. One name has one handle, so weights can be shared.
@@ -88,8 +88,16 @@ impl Store {
         self.values[handle.0].clone()
     }
 
-    pub(crate) fn replace(&mut self, handle: Handle, value: Tensor<1>) {
-        self.values[handle.0] = value;
+    /// Takes the values out; [`put`](Self::put) has to follow. Nothing is copied where nothing else holds them.
+    pub(crate) fn take(&mut self, handle: Handle) -> Result<Vec<f32>> {
+        let hole = Tensor::zeros([1], &self.device);
+        crate::executor::values(std::mem::replace(&mut self.values[handle.0], hole))
+    }
+
+    /// Puts values in the place of those taken out.
+    pub(crate) fn put(&mut self, handle: Handle, values: Vec<f32>) {
+        let shape = [values.len()];
+        self.values[handle.0] = Tensor::from_data(TensorData::new(values, shape), &self.device);
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Int, Tensor, activation};
 use mila_kernels::Isa;
+use mila_kernels::adamw::sum_of_squares;
 use mila_models::{Model, Output};
 use mila_ops::{Error, Kind, NoTap, Numeric, Result, Wanted};
 
@@ -85,18 +86,17 @@ impl Trainer {
         if !loss.is_finite() {
             return Err(Error::NotFinite { name: "loss".into(), count: 1, image: 0 });
         }
-        let (mut gradients, gradient_norm) = self.gradients(&burn, logits, labels)?;
-        if let Some(clip) = self.clip {
-            gradients = clipped(gradients, gradient_norm, clip);
-        }
+        let (gradients, gradient_norm) = self.gradients(&burn, logits, labels)?;
+        let scale = self.clip.map_or(1.0, |clip| clipping(gradient_norm, clip));
         self.update_statistics(&burn)?;
+        // The pass holds the parameters; without it the step moves them in place.
         drop(burn);
-        self.moments.step(&self.adamw, lr, &mut self.store, gradients);
+        self.moments.step(self.form.isa(), &self.adamw, lr, &mut self.store, (&gradients, scale))?;
         Ok(Progress { loss, gradient_norm, correct })
     }
 
     /// Gradients of the mean cross entropy for every parameter, and their norm.
-    fn gradients(&self, burn: &Burn, logits: Tensor<4>, labels: &[u32]) -> Result<(Vec<Tensor<1>>, f64)> {
+    fn gradients(&self, burn: &Burn, logits: Tensor<4>, labels: &[u32]) -> Result<(Vec<Vec<f32>>, f64)> {
         let [count, _, _, classes] = logits.dims();
         let targets: Vec<i64> = labels.iter().map(|&label| i64::from(label)).collect();
         let targets = Tensor::<1, Int>::from_ints(targets.as_slice(), self.store.device()).reshape([count, 1]);
@@ -106,15 +106,16 @@ impl Trainer {
         let mut gradients = Vec::with_capacity(self.moments.handles().len());
         let mut square = 0.0;
         for &handle in self.moments.handles() {
-            let leaf = burn.leaf(handle);
-            let gradient = leaf.grad_remove(&mut all).unwrap_or_else(|| self.store.value(handle).zeros_like());
-            // Summed here, in the order of the parameters: a device's own sum may change with its threads.
-            let values = crate::executor::values(gradient.clone())?;
-            let sum: f64 = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+            let wanted = &self.store.manifest()[handle.0];
+            let gradient = match burn.leaf(handle).grad_remove(&mut all) {
+                Some(gradient) => crate::executor::values(gradient)?,
+                None => vec![0.0; wanted.volume()],
+            };
+            // Summed here, in a fixed order: a device's own sum may change with its threads.
+            let sum = sum_of_squares(self.form.isa(), &gradient);
             if !sum.is_finite() {
-                let count = values.iter().filter(|v| !v.is_finite()).count();
-                let name = format!("gradient of {}", self.store.manifest()[handle.0].name);
-                return Err(Error::NotFinite { name, count, image: 0 });
+                let count = gradient.iter().filter(|v| !v.is_finite()).count();
+                return Err(Error::NotFinite { name: format!("gradient of {}", wanted.name), count, image: 0 });
             }
             square += sum;
             gradients.push(gradient);
@@ -179,9 +180,9 @@ impl Trainer {
     /// The optimiser's state.
     ///
     /// # Errors
-    /// [`Error::Backend`] if the device cannot be read.
+    /// None today; a device that keeps the moments may fail.
     pub fn state(&self) -> Result<TrainerState> {
-        Ok(TrainerState { step: self.steps(), tensors: self.moments.tensors(&self.store)? })
+        Ok(TrainerState { step: self.steps(), tensors: self.moments.tensors(&self.store) })
     }
 
     /// Goes on from a saved state; parameters and statistics come from the source that the model was built with.
@@ -195,12 +196,11 @@ impl Trainer {
     }
 }
 
-/// Gradients of the given norm, scaled down to the norm `clip` if theirs is larger.
+/// What gradients of the given norm are multiplied by so that theirs is at most `clip`.
 ///
 /// This is PyTorch's `clip_grad_norm_`, with its 1e-6 against a norm of zero.
-pub(crate) fn clipped(gradients: Vec<Tensor<1>>, norm: f64, clip: f64) -> Vec<Tensor<1>> {
-    let factor = clip / (norm + 1e-6);
-    if factor < 1.0 { gradients.into_iter().map(|g| g * factor).collect() } else { gradients }
+pub(crate) fn clipping(norm: f64, clip: f64) -> f64 {
+    (clip / (norm + 1e-6)).min(1.0)
 }
 
 fn check_labels(labels: &[u32], count: usize, classes: usize) -> Result<()> {
@@ -223,7 +223,9 @@ fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize) -> (f64, usize)
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = row.iter().map(|&v| f64::from(v - largest).exp()).sum();
         loss += sum.ln() - f64::from(row[label as usize] - largest);
-        correct += usize::from(row.iter().all(|&v| v <= row[label as usize]));
+        let own = row[label as usize];
+        // As `mila_data::Scores` ranks: of equal logits the first is the best.
+        correct += usize::from(row.iter().enumerate().all(|(i, &v)| v < own || v == own && i >= label as usize));
     }
     (loss / labels.len().max(1) as f64, correct)
 }

@@ -14,8 +14,10 @@
 //! | [`layer_norm`], [`batch_norm`] | y = (x - mean) / sqrt(variance + ε) · weight + bias |
 //! | [`linear_attention`] | o = (R φ(q))ᵀ S / (φ(q)ᵀ m + ε) |
 //! | [`activation`], [`elementwise`], [`pool`] | element by element, and means |
+//! | [`adamw`] | one step of the optimiser |
 
 pub mod activation;
+pub mod adamw;
 pub mod arithmetic;
 pub mod batch_norm;
 pub mod conv;
