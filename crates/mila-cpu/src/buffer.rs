@@ -4,6 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mila_ops::Dims;
 
+/// Free pieces that a pool keeps. A pass has fewer maps alive at once; pieces that a smaller size left behind go first.
+const PIECES: usize = 24;
+
 /// What a pool does with memory that is used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recycling {
@@ -54,7 +57,12 @@ struct Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let values = std::mem::take(&mut self.values);
-        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(values);
+        let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.push(values);
+        if free.len() > PIECES {
+            let smallest = free.iter().enumerate().min_by_key(|(_, piece)| piece.len()).map(|(index, _)| index);
+            smallest.map(|index| free.swap_remove(index));
+        }
     }
 }
 

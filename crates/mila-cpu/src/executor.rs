@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mila_kernels::linear_attention::{self, Attention};
-use mila_kernels::{Epilogue, Isa, activation, conv, depthwise, elementwise, layer_norm, linear};
+use mila_kernels::{Epilogue, Isa, activation, conv, depthwise, elementwise, layer_norm, linear, pool};
 use mila_ops::reference::Array;
 use mila_ops::{
     Activation, BatchNormWanted, ConvWanted, Dims, DropPath, Executor, LinearWanted, Mlp, NormWanted, Numeric, Onto,
@@ -13,6 +13,9 @@ use mila_ops::{
 
 use crate::buffer::{Map, Pool, Recycling};
 use crate::prepared::{Affine, Conv, Kernel, Linear, Norm, fetch};
+
+/// Rotary tables that are kept: four sizes of a model of four stages. A stream of ever new sizes must not fill the memory.
+const TABLES: usize = 16;
 
 /// The fast CPU executor, in f32.
 #[derive(Debug)]
@@ -52,7 +55,11 @@ impl Cpu {
             return Arc::clone(table);
         }
         let table = Arc::new(rope2d::rotations(dims.height, dims.width, dims.channels));
-        self.rotations.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&table));
+        let mut tables = self.rotations.write().unwrap_or_else(PoisonError::into_inner);
+        if tables.len() >= TABLES {
+            tables.clear();
+        }
+        tables.insert(key, Arc::clone(&table));
         table
     }
 
@@ -228,6 +235,9 @@ impl Executor for Cpu {
         let dims = v.dims();
         shape::attention(qk.dims().channels, dims.channels, heads)?;
         shape::same("linear attention", &dims.with_channels(2 * dims.channels), &qk.dims())?;
+        if dims.batch == 0 {
+            return Ok(self.written(dims, |_| ()));
+        }
         let shape = Attention { batch: dims.batch, tokens: dims.tokens(), channels: dims.channels, heads };
         let rotations = self.rotations(dims);
         let forward =
@@ -242,14 +252,12 @@ impl Executor for Cpu {
 
     fn mul(&self, a: Map, b: &Map) -> Result<Map> {
         shape::same("mul", &a.dims(), &b.dims())?;
-        Ok(self.changed(a, |a| a.iter_mut().zip(b.values()).for_each(|(a, b)| *a *= b)))
+        Ok(self.written(a.dims(), |y| elementwise::multiply(self.isa, a.values(), b.values(), y)))
     }
 
     fn scale(&self, x: Map, factors: &Vec<f32>) -> Result<Map> {
         shape::channels("scale", factors.len(), x.dims().channels)?;
-        Ok(self.changed(x, |x| {
-            x.chunks_exact_mut(factors.len()).for_each(|x| x.iter_mut().zip(factors).for_each(|(x, f)| *x *= f));
-        }))
+        Ok(self.written(x.dims(), |y| elementwise::scale_channels(self.isa, x.values(), factors, y)))
     }
 
     fn drop_path(&self, x: Map, _: DropPath) -> Result<Map> {
@@ -258,15 +266,8 @@ impl Executor for Cpu {
 
     fn mean_tokens(&self, x: &Map) -> Result<Map> {
         let dims = x.dims();
-        let image = (dims.tokens() * dims.channels).max(1);
-        let scale = 1.0 / dims.tokens() as f32;
-        Ok(self.written(Dims { height: 1, width: 1, ..dims }, |y| {
-            for (y, x) in y.chunks_exact_mut(dims.channels).zip(x.values().chunks_exact(image)) {
-                y.fill(0.0);
-                x.chunks_exact(dims.channels).for_each(|x| y.iter_mut().zip(x).for_each(|(y, x)| *y += x));
-                y.iter_mut().for_each(|y| *y *= scale);
-            }
-        }))
+        let shape = (dims.batch, dims.tokens(), dims.channels);
+        Ok(self.written(Dims { height: 1, width: 1, ..dims }, |y| pool::mean_tokens(x.values(), shape, y)))
     }
 
     fn pad_to_multiple(&self, x: Map, multiple: usize) -> Result<Map> {

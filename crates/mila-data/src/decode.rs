@@ -43,10 +43,23 @@ impl Limits {
     }
 }
 
-/// Reads and decodes one file. The format is told by its content, not by its name.
+/// Reads and decodes one regular file. The format is told by its content, not by its name.
+///
+/// Errors: those of [`decode`]; [`Error::Io`] also for a pipe or a device, which may never end, and for a file that is larger
+/// than any picture within the limits: eight bytes a pixel and 64 MiB of everything else.
 pub fn decode_file(path: &Path, limits: &Limits) -> Result<Picture> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    decode(&bytes, limits)
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let refused = |why: String| io(std::io::Error::new(std::io::ErrorKind::InvalidInput, why));
+    // Asked before opening: to open a pipe would wait for its writer.
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() {
+        return Err(refused("expected a regular file".into()));
+    }
+    let largest = limits.max_pixels.saturating_mul(8).saturating_add(64 << 20);
+    if metadata.len() > largest {
+        return Err(refused(format!("expected at most {largest} bytes, found {}", metadata.len())));
+    }
+    decode(&std::fs::read(path).map_err(io)?, limits)
 }
 
 /// Decodes the bytes of a JPEG, PNG, WebP or BMP file.

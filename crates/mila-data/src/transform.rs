@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::decode::Limits;
 use crate::error::{Error, Result};
 use crate::picture::Picture;
 use crate::resize::{Axis, Interpolation, resize_window};
@@ -86,6 +87,10 @@ impl EvalTransform {
         let (height, width) = self.input_size;
         if height == 0 || width == 0 {
             return unfit("input_size", "sides of at least 1 pixel", format!("{height}x{width}"));
+        }
+        let pixels = (height as u64).checked_mul(width as u64);
+        if pixels.is_none_or(|pixels| pixels > Limits::default().max_pixels) {
+            return unfit("input_size", "at most 120 million pixels", format!("{height}x{width}"));
         }
         if !(self.crop_pct.is_finite() && self.crop_pct > 0.0) {
             return unfit("crop_pct", "a number above 0", self.crop_pct.to_string());

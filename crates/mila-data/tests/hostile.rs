@@ -182,3 +182,20 @@ fn damaged_files_never_panic_or_outgrow_the_limits() {
     }
     eprintln!("contained panics of decoders: {}", contained.get());
 }
+
+#[test]
+#[cfg(unix)]
+fn a_device_and_a_folder_are_no_pictures() {
+    for path in ["/dev/zero", "/dev/null", "."] {
+        let error = mila_data::decode_file(std::path::Path::new(path), &mila_data::Limits::default()).unwrap_err();
+        assert!(error.to_string().contains("regular file"), "{path}: {error}");
+    }
+}
+
+#[test]
+fn an_input_size_beyond_any_picture_is_refused() {
+    for side in [20_000, usize::MAX] {
+        let transform = mila_data::EvalTransform { input_size: (side, side), ..mila_data::EvalTransform::default() };
+        assert!(transform.check().unwrap_err().to_string().contains("120 million"), "{side}");
+    }
+}

@@ -35,20 +35,28 @@ pub fn attention(qk_channels: usize, channels: usize, heads: usize) -> Result<()
     self::channels(OPERATOR, 2 * channels, qk_channels)
 }
 
+/// Tokens of an input image that an executor accepts: far beyond any memory, and small enough that no product of extents
+/// and channels inside a model leaves 64 bits.
+const LARGEST_IMAGE: usize = 1 << 34;
+
 /// An input map: at least one row, one column and one channel. A batch may be empty.
 ///
 /// # Errors
-/// [`Error::Shape`] if an extent is zero, or if `values` is not the volume of `dims`.
+/// [`Error::Shape`] if an extent is zero, if an image is beyond any memory even where the batch is empty, or if `values`
+/// is not the volume of `dims`.
 pub fn input(dims: Dims, values: usize) -> Result<()> {
+    const OPERATOR: &str = "input";
     if dims.height == 0 || dims.width == 0 || dims.channels == 0 {
-        return Err(Error::shape("input", "height, width and channels of at least 1", dims));
+        return Err(Error::shape(OPERATOR, "height, width and channels of at least 1", dims));
     }
-    let volume = [dims.height, dims.width, dims.channels].iter().try_fold(dims.batch, |v, &n| v.checked_mul(n));
-    match volume {
-        Some(volume) if volume == values => Ok(()),
-        Some(volume) => Err(Error::shape("input", format_args!("{volume} values for {dims}"), values)),
-        None => Err(Error::shape("input", "an extent that fits the address space", dims)),
+    let image = dims.height.checked_mul(dims.width).filter(|&tokens| tokens <= LARGEST_IMAGE);
+    let Some(image) = image.and_then(|tokens| tokens.checked_mul(dims.channels)) else {
+        return Err(Error::shape(OPERATOR, format_args!("at most {LARGEST_IMAGE} pixels"), dims));
+    };
+    if image.checked_mul(dims.batch) == Some(values) {
+        return Ok(());
     }
+    Err(Error::shape(OPERATOR, format_args!("the values of {dims}"), values))
 }
 
 /// A multiple for padding.
@@ -57,4 +65,23 @@ pub fn input(dims: Dims, values: usize) -> Result<()> {
 /// [`Error::Shape`] if `multiple` is zero.
 pub fn multiple(multiple: usize) -> Result<()> {
     if multiple == 0 { Err(Error::shape("pad to multiple", "a multiple of at least 1", 0)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_beyond_any_memory_are_refused_even_when_empty() {
+        assert!(input(Dims::new(0, 8, 8, 3), 0).is_ok());
+        assert!(input(Dims::new(2, 1, 1, 3), 6).is_ok());
+        for dims in [
+            Dims::new(0, 1 << 32, 1 << 32, 3),
+            Dims::new(0, 200_000, 200_000, 3),
+            Dims::new(usize::MAX, 2, 2, 3),
+            Dims::new(1, 0, 2, 3),
+        ] {
+            assert!(input(dims, 0).is_err(), "{dims}");
+        }
+    }
 }

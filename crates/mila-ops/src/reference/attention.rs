@@ -11,6 +11,9 @@ pub(super) fn linear_attention<T: Real>(qk: &Array<T>, v: &Array<T>, heads: usiz
     let channels = v.dims.channels;
     shape::attention(qk.dims.channels, channels, heads)?;
     shape::same("linear attention", &v.dims.with_channels(2 * channels), &qk.dims)?;
+    if v.dims.batch == 0 {
+        return Ok(v.clone());
+    }
     let (tokens, head_dim) = (v.dims.tokens(), channels / heads);
     let turns = rope2d::rotations(v.dims.height, v.dims.width, channels);
     let positive = qk.clone().map(|x| if x > T::zero() { x + T::one() } else { x.exp() });

@@ -94,7 +94,14 @@ fn activated<T: Real>(x: T, activation: Activation) -> T {
     let one = T::one();
     match activation {
         Activation::None => x,
-        Activation::Relu => x.max(T::zero()),
+        // Not `max`, which would hide a NaN.
+        Activation::Relu => {
+            if x < T::zero() {
+                T::zero()
+            } else {
+                x
+            }
+        }
         Activation::Silu => x / (one + (-x).exp()),
         Activation::Gelu => T::of(0.5) * x * (one + (x * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf()),
     }
