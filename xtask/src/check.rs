@@ -9,9 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::tidy;
 
 /// The cargo commands, by the name that is printed: arguments, and what `RUSTDOCFLAGS` is.
-const CARGO: [(&str, &str, Option<&str>); 4] = [
+const CARGO: [(&str, &str, Option<&str>); 5] = [
     ("fmt", "fmt --all --check", None),
     ("clippy", "clippy --workspace --all-targets --locked -- -D warnings", None),
+    ("clippy without training", "clippy -p mila --no-default-features --all-targets --locked -- -D warnings", None),
     ("rustdoc", "doc --workspace --no-deps --locked", Some("-D warnings")),
     // Not `advisories`: their database is a repository that is not reachable from everywhere.
     ("deny", "deny --locked check bans licenses sources", None),

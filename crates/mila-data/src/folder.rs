@@ -170,8 +170,10 @@ impl Samples {
     }
 }
 
-/// Whether the visible folders of `data` are splits and nothing else.
-fn has_splits(data: &Path) -> Result<bool> {
+/// Whether the visible folders of `data` are splits and nothing else. A set may have a class that is called `test`.
+///
+/// Errors: an unreadable folder.
+pub fn has_splits(data: &Path) -> Result<bool> {
     let all = [Split::Train, Split::Validation, Split::Test];
     let names = || all.iter().flat_map(|split| split.names());
     let folders: Vec<PathBuf> =

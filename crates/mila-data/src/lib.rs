@@ -34,7 +34,7 @@ pub use container::Format;
 pub use decode::{Limits, decode, decode_file};
 pub use error::{Error, Result};
 pub use exif::Orientation;
-pub use folder::{Dataset, Sample, Samples, Split};
+pub use folder::{Dataset, Sample, Samples, Split, has_splits};
 pub use loader::{Batch, Epoch, ImageSource, Loader, LoaderOptions};
 pub use picture::Picture;
 pub use resize::{Interpolation, resize};

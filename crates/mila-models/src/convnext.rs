@@ -31,6 +31,7 @@ impl Config {
 
 struct Block<E: Executor> {
     name: String,
+    conv_name: String,
     conv_dw: E::Conv,
     mlp: Mlp<E>,
     gamma: E::Parameter,
@@ -41,6 +42,7 @@ impl<E: Executor> Block<E> {
     fn build(b: &mut Builder<E>, channels: usize, drop_path: f32) -> Result<Self> {
         Ok(Self {
             name: b.path(""),
+            conv_name: b.path("conv_dw"),
             gamma: b.parameter("gamma", &[channels], Init::Constant { value: LAYER_SCALE })?,
             conv_dw: b.conv("conv_dw", Convolution::depthwise(channels, 7).truncated_normal())?,
             mlp: Mlp::build(b, "norm", EPS, channels, 4 * channels)?,
@@ -49,16 +51,23 @@ impl<E: Executor> Block<E> {
     }
 
     fn forward(&self, e: &E, x: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
-        let local = e.conv(&x, &self.conv_dw, Activation::None)?;
+        let local = tap.pass(&self.conv_name, e.conv(&x, &self.conv_dw, Activation::None)?)?;
         let add = Residual { onto: Onto::Map(x), layer_scale: Some(&self.gamma), drop_path: self.drop_path };
         let x = e.mlp(local, &self.mlp, add, tap)?;
         tap.pass(&self.name, x)
     }
 }
 
+/// Norm, then patches: what lies between two stages.
+struct Downsample<E: Executor> {
+    names: [String; 2],
+    norm: E::Norm,
+    conv: E::Conv,
+}
+
 struct Stage<E: Executor> {
     name: String,
-    downsample: Option<(E::Norm, E::Conv)>,
+    downsample: Option<Downsample<E>>,
     blocks: Vec<Block<E>>,
 }
 
@@ -81,7 +90,8 @@ impl<E: Executor> Trunk<E> {
                     None => None,
                     Some(before) => Some(b.scope("downsample", |b| {
                         let patches = Convolution::patches(before, channels, 2).truncated_normal();
-                        Ok((b.layer_norm("0", before, EPS)?, b.conv("1", patches)?))
+                        let names = [b.path("0"), b.path("1")];
+                        Ok(Downsample { names, norm: b.layer_norm("0", before, EPS)?, conv: b.conv("1", patches)? })
                     })?),
                 };
                 let blocks = (0..c.depths[stage])
@@ -101,11 +111,12 @@ impl<E: Executor> Trunk<E> {
         tap: &mut dyn Tap<E>,
         mut each: impl FnMut(usize, &E::Map) -> Result<()>,
     ) -> Result<E::Map> {
-        let mut x = e.layer_norm(&e.conv(image, &self.stem.0, Activation::None)?, &self.stem.1)?;
-        x = tap.pass("stem", x)?;
+        let patches = tap.pass("stem.0", e.conv(image, &self.stem.0, Activation::None)?)?;
+        let mut x = tap.pass("stem", e.layer_norm(&patches, &self.stem.1)?)?;
         for (i, stage) in self.stages.iter().enumerate() {
-            if let Some((norm, conv)) = &stage.downsample {
-                x = e.conv(&e.layer_norm(&x, norm)?, conv, Activation::None)?;
+            if let Some(Downsample { names, norm, conv }) = &stage.downsample {
+                x = tap.pass(&names[0], e.layer_norm(&x, norm)?)?;
+                x = tap.pass(&names[1], e.conv(&x, conv, Activation::None)?)?;
             }
             for block in &stage.blocks {
                 x = block.forward(e, x, tap)?;
@@ -127,7 +138,8 @@ struct Classifier<E: Executor> {
 impl<E: Executor> Model<E> for Classifier<E> {
     fn forward(&self, e: &E, image: E::Map, tap: &mut dyn Tap<E>) -> Result<Output<E::Map>> {
         let x = self.trunk.forward(e, &image, tap, |_, _| Ok(()))?;
-        let features = tap.pass("features", e.layer_norm(&e.mean_tokens(&x)?, &self.norm)?)?;
+        let features = tap.pass("head.norm", e.layer_norm(&e.mean_tokens(&x)?, &self.norm)?)?;
+        let features = tap.pass("features", features)?;
         Ok(Output::Logits(e.linear(&features, &self.fc, Activation::None)?))
     }
 }

@@ -62,9 +62,39 @@ pub enum Padding {
     First,
 }
 
+/// The tap names of a block: the parameter paths of the layers whose result, with the activation or the residual that
+/// the executor fuses to it, they name.
+struct Names {
+    cpe1: String,
+    in_proj: String,
+    act_proj: String,
+    dwc: String,
+    qk: String,
+    attention: String,
+    out_proj: String,
+    cpe2: String,
+    block: String,
+}
+
+impl Names {
+    fn of<E: Executor>(b: &Builder<E>) -> Self {
+        Self {
+            cpe1: b.path("cpe1"),
+            in_proj: b.path("in_proj"),
+            act_proj: b.path("act_proj"),
+            dwc: b.path("dwc"),
+            qk: b.path("attn.qk"),
+            attention: b.path("attn"),
+            out_proj: b.path("out_proj"),
+            cpe2: b.path("cpe2"),
+            block: b.path(""),
+        }
+    }
+}
+
 /// Linear attention inside Mamba's block design, followed by an MLP (section 5.3, Figure 3).
 pub struct Block<E: Executor> {
-    name: String,
+    names: Names,
     heads: usize,
     cpe1: E::Conv,
     input: GatedInput<E>,
@@ -91,7 +121,7 @@ impl<E: Executor> Block<E> {
         let inner = b.linear("in_proj", dim, dim)?;
         let gate = b.linear("act_proj", dim, dim)?;
         Ok(Self {
-            name: b.path(""),
+            names: Names::of(b),
             heads,
             cpe1,
             input: GatedInput { norm_name: b.path("norm1"), norm, gate, inner },
@@ -111,93 +141,108 @@ impl<E: Executor> Block<E> {
     /// # Errors
     /// Those of the operators and of the tap.
     pub fn forward(&self, e: &E, x: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
-        let x = e.conv_residual(x, &self.cpe1, Residual::onto_input())?;
+        let x = tap.pass(&self.names.cpe1, e.conv_residual(x, &self.cpe1, Residual::onto_input())?)?;
 
         let (gate, inner) = e.gated_input(&x, &self.input, tap)?;
-        let gate = tap.pass(&self.inside("act_proj"), gate)?;
-        let inner = e.conv(&inner, &self.dwc, Activation::Silu)?;
+        let gate = tap.pass(&self.names.act_proj, gate)?;
+        let inner = tap.pass(&self.names.in_proj, inner)?;
+        let inner = tap.pass(&self.names.dwc, e.conv(&inner, &self.dwc, Activation::Silu)?)?;
         let mixed = self.attention(e, inner, tap)?;
         let add = Residual { drop_path: self.drop_attention, ..Residual::onto(x) };
-        let x = e.gated_output(mixed, &gate, &self.out_proj, add)?;
+        let x = tap.pass(&self.names.out_proj, e.gated_output(mixed, &gate, &self.out_proj, add)?)?;
 
-        let x = e.conv_residual(x, &self.cpe2, Residual::onto_input())?;
+        let x = tap.pass(&self.names.cpe2, e.conv_residual(x, &self.cpe2, Residual::onto_input())?)?;
         let add = Residual { drop_path: self.drop_mlp, ..Residual::onto_input() };
         let x = e.mlp(x, &self.mlp, add, tap)?;
-        tap.pass(&self.name, x)
+        tap.pass(&self.names.block, x)
     }
 
     /// Linear attention plus the local positional encoding; the value is not projected.
     fn attention(&self, e: &E, v: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
-        let qk = tap.pass(&self.inside("attn.qk"), e.linear(&v, &self.qk, Activation::None)?)?;
+        let qk = tap.pass(&self.names.qk, e.linear(&v, &self.qk, Activation::None)?)?;
         let global = e.linear_attention(&qk, &v, self.heads)?;
         let mixed = e.conv_residual(v, &self.lepe, Residual::onto(global))?;
-        tap.pass(&self.inside("attn"), mixed)
-    }
-
-    fn inside(&self, name: &str) -> String {
-        format!("{}.{name}", self.name)
+        tap.pass(&self.names.attention, mixed)
     }
 }
 
-/// `patch_embed`: four convolutions with batch norm and a residual in the middle.
+/// A convolution with a tap name of its own.
+struct Named<E: Executor> {
+    name: String,
+    conv: E::Conv,
+}
+
+impl<E: Executor> Named<E> {
+    /// A convolution under `{name}.conv`.
+    fn build(b: &mut Builder<E>, name: &str, conv: Convolution) -> Result<Self> {
+        b.scope(name, |b| Ok(Self { name: b.path(""), conv: b.conv("conv", conv)? }))
+    }
+
+    /// One without bias, with its batch norm under `{name}.norm`.
+    fn normed(b: &mut Builder<E>, name: &str, conv: Convolution) -> Result<Self> {
+        Self::build(b, name, conv.no_bias().batch_norm("norm"))
+    }
+
+    fn forward(&self, e: &E, x: &E::Map, then: Activation, tap: &mut dyn Tap<E>) -> Result<E::Map> {
+        tap.pass(&self.name, e.conv(x, &self.conv, then)?)
+    }
+}
+
+/// `patch_embed`: five convolutions with batch norm, the middle two with a residual.
 struct Stem<E: Executor> {
-    conv1: E::Conv,
-    conv2: [E::Conv; 2],
-    conv3: [E::Conv; 2],
+    conv1: Named<E>,
+    conv2: [Named<E>; 2],
+    conv3: [Named<E>; 2],
 }
 
 impl<E: Executor> Stem<E> {
     fn build(b: &mut Builder<E>, c: &Config) -> Result<Self> {
         let half = c.channels / 2;
         let same = Convolution::new(half, half, 3);
+        let widen = Convolution::new(half, RATIO * c.channels, 3).stride(c.stem_stride / 2);
         Ok(Self {
-            conv1: normed(b, "conv1", Convolution::new(3, half, 3).stride(2))?,
-            conv2: [normed(b, "conv2.0", same)?, normed(b, "conv2.1", same)?],
+            conv1: Named::normed(b, "conv1", Convolution::new(3, half, 3).stride(2))?,
+            conv2: [Named::normed(b, "conv2.0", same)?, Named::normed(b, "conv2.1", same)?],
             conv3: [
-                normed(b, "conv3.0", Convolution::new(half, RATIO * c.channels, 3).stride(c.stem_stride / 2))?,
-                normed(b, "conv3.1", Convolution::new(RATIO * c.channels, c.channels, 1))?,
+                Named::normed(b, "conv3.0", widen)?,
+                Named::normed(b, "conv3.1", Convolution::new(RATIO * c.channels, c.channels, 1))?,
             ],
         })
     }
 
-    fn forward(&self, e: &E, image: &E::Map) -> Result<E::Map> {
-        let x = e.conv(image, &self.conv1, Activation::Relu)?;
-        let y = e.conv(&x, &self.conv2[0], Activation::Relu)?;
-        let x = e.conv_residual(y, &self.conv2[1], Residual::onto(x))?;
-        let x = e.conv(&x, &self.conv3[0], Activation::Relu)?;
-        e.conv(&x, &self.conv3[1], Activation::None)
+    fn forward(&self, e: &E, image: &E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
+        let x = self.conv1.forward(e, image, Activation::Relu, tap)?;
+        let y = self.conv2[0].forward(e, &x, Activation::Relu, tap)?;
+        let x = tap.pass(&self.conv2[1].name, e.conv_residual(y, &self.conv2[1].conv, Residual::onto(x))?)?;
+        let x = self.conv3[0].forward(e, &x, Activation::Relu, tap)?;
+        self.conv3[1].forward(e, &x, Activation::None, tap)
     }
-}
-
-/// A convolution without bias under `{name}.conv`, with its batch norm under `{name}.norm`.
-fn normed<E: Executor>(b: &mut Builder<E>, name: &str, conv: Convolution) -> Result<E::Conv> {
-    b.scope(name, |b| b.conv("conv", conv.no_bias().batch_norm("norm")))
 }
 
 /// Halves the extent and doubles the channels, through a hidden map of eight times the channels.
 struct Merging<E: Executor> {
-    expand: E::Conv,
-    reduce: E::Conv,
-    project: E::Conv,
+    expand: Named<E>,
+    reduce: Named<E>,
+    project: Named<E>,
 }
 
 impl<E: Executor> Merging<E> {
     fn build(b: &mut Builder<E>, channels: usize) -> Result<Self> {
         let (outputs, hidden) = (2 * channels, 2 * RATIO * channels);
+        let project = Convolution::new(hidden, outputs, 1).batch_norm("norm");
         b.scope("downsample", |b| {
             Ok(Self {
-                expand: b.conv("conv.0.conv", Convolution::new(channels, hidden, 1))?,
-                reduce: b.conv("conv.1.conv", Convolution::depthwise(hidden, 3).stride(2))?,
-                project: b
-                    .scope("conv.2", |b| b.conv("conv", Convolution::new(hidden, outputs, 1).batch_norm("norm")))?,
+                expand: Named::build(b, "conv.0", Convolution::new(channels, hidden, 1))?,
+                reduce: Named::build(b, "conv.1", Convolution::depthwise(hidden, 3).stride(2))?,
+                project: Named::build(b, "conv.2", project)?,
             })
         })
     }
 
-    fn forward(&self, e: &E, x: &E::Map) -> Result<E::Map> {
-        let x = e.conv(x, &self.expand, Activation::Relu)?;
-        let x = e.conv(&x, &self.reduce, Activation::Relu)?;
-        e.conv(&x, &self.project, Activation::None)
+    fn forward(&self, e: &E, x: &E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
+        let x = self.expand.forward(e, x, Activation::Relu, tap)?;
+        let x = self.reduce.forward(e, &x, Activation::Relu, tap)?;
+        self.project.forward(e, &x, Activation::None, tap)
     }
 }
 
@@ -253,7 +298,8 @@ impl<E: Executor> Trunk<E> {
         mut each: impl FnMut(usize, &E::Map) -> Result<()>,
     ) -> Result<E::Map> {
         let image = self.padded(e, image, self.stem_stride)?;
-        let mut x = tap.pass("patch_embed", self.stem.forward(e, &image)?)?;
+        let mut x = self.stem.forward(e, &image, tap)?;
+        x = tap.pass("patch_embed", x)?;
         for (i, stage) in self.stages.iter().enumerate() {
             for block in &stage.blocks {
                 x = block.forward(e, x, tap)?;
@@ -261,7 +307,7 @@ impl<E: Executor> Trunk<E> {
             x = tap.pass(&stage.name, x)?;
             each(i, &x)?;
             if let Some(merging) = &stage.downsample {
-                x = merging.forward(e, &self.padded(e, x, 2)?)?;
+                x = merging.forward(e, &self.padded(e, x, 2)?, tap)?;
             }
         }
         Ok(x)
@@ -285,8 +331,8 @@ struct Classifier<E: Executor> {
 impl<E: Executor> Model<E> for Classifier<E> {
     fn forward(&self, e: &E, image: E::Map, tap: &mut dyn Tap<E>) -> Result<Output<E::Map>> {
         let x = self.trunk.forward(e, image, tap, |_, _| Ok(()))?;
-        let features = e.mean_tokens(&e.layer_norm(&x, &self.norm)?)?;
-        let features = tap.pass("features", features)?;
+        let x = tap.pass("norm", e.layer_norm(&x, &self.norm)?)?;
+        let features = tap.pass("features", e.mean_tokens(&x)?)?;
         Ok(Output::Logits(e.linear(&features, &self.head, Activation::None)?))
     }
 }

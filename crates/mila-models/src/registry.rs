@@ -66,6 +66,8 @@ pub struct Published {
 pub struct Preset {
     /// Name on the command line and in `config.json`.
     pub name: &'static str,
+    /// What others call it: the official configurations, timm. With hyphens, as [`Preset::find`] reads names.
+    pub aliases: &'static [&'static str],
     /// One line about it.
     pub about: &'static str,
     /// Where it was described.
@@ -86,6 +88,7 @@ const MILA_PAPER: &str = "arXiv 2405.16605";
 const PRESETS: &[Preset] = &[
     Preset {
         name: "mila-nano",
+        aliases: &[],
         about: "MILA for 32x32 images",
         paper: MILA_PAPER,
         architecture: Architecture::Mila(mila::Config::NANO),
@@ -93,11 +96,12 @@ const PRESETS: &[Preset] = &[
         preprocessing: Preprocessing::SMALL,
         published: None,
     },
-    mila("mila-t", "MILA tiny (released as MLLA-T)", mila::Config::T, "25M", "4.2G", 83.5),
-    mila("mila-s", "MILA small (released as MLLA-S)", mila::Config::S, "43M", "7.3G", 84.4),
-    mila("mila-b", "MILA base (released as MLLA-B)", mila::Config::B, "96M", "16.2G", 85.3),
+    mila("mila-t", &["mlla-tiny"], "MILA tiny (released as MLLA-T)", mila::Config::T, "25M", "4.2G", 83.5),
+    mila("mila-s", &["mlla-small"], "MILA small (released as MLLA-S)", mila::Config::S, "43M", "7.3G", 84.4),
+    mila("mila-b", &["mlla-base"], "MILA base (released as MLLA-B)", mila::Config::B, "96M", "16.2G", 85.3),
     Preset {
         name: "convnext-t",
+        aliases: &["convnext-tiny"],
         about: "ConvNeXt tiny, timm's convnext_tiny",
         paper: "arXiv 2201.03545",
         architecture: Architecture::ConvNext(convnext::Config::T),
@@ -109,6 +113,7 @@ const PRESETS: &[Preset] = &[
 
 const fn mila(
     name: &'static str,
+    aliases: &'static [&'static str],
     about: &'static str,
     config: mila::Config,
     parameters: &'static str,
@@ -117,6 +122,7 @@ const fn mila(
 ) -> Preset {
     Preset {
         name,
+        aliases,
         about,
         paper: MILA_PAPER,
         architecture: Architecture::Mila(config),
@@ -140,13 +146,14 @@ impl Preset {
         PRESETS
     }
 
-    /// The model of `name`; underscores count as hyphens.
+    /// The model of a name or alias; underscores count as hyphens.
     ///
     /// # Errors
     /// [`Unknown`], which lists the registered names.
     pub fn find(name: &str) -> std::result::Result<&'static Self, Unknown> {
         let wanted = name.to_lowercase().replace('_', "-");
-        PRESETS.iter().find(|preset| preset.name == wanted).ok_or_else(|| Unknown {
+        let named = |preset: &&Self| preset.name == wanted || preset.aliases.contains(&wanted.as_str());
+        PRESETS.iter().find(named).ok_or_else(|| Unknown {
             name: name.to_owned(),
             known: PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", "),
         })

@@ -56,7 +56,7 @@ pub struct Config {
     pub shift: usize,
     /// Probability of a horizontal flip; 0 for data that mirroring changes, such as digits.
     pub flip: f64,
-    /// Keep resized pictures in memory.
+    /// Keep resized pictures in memory, where they take no more than 2 GiB.
     pub cache: bool,
     /// Threads that load images.
     pub loader_threads: usize,
@@ -130,13 +130,22 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] with the setting, what was expected and what was found.
     pub fn check(&self) -> Result<()> {
+        let at_least_zero = |value: f64| value >= 0.0 && value.is_finite();
         let rules = [
             (self.epochs > 0, "epochs", "at least 1", self.epochs.to_string()),
             (self.batch > 0, "batch", "at least 1", self.batch.to_string()),
             (self.lr > 0.0 && self.lr.is_finite(), "lr", "a positive number", self.lr.to_string()),
-            (self.weight_decay >= 0.0, "weight_decay", "0 or more", self.weight_decay.to_string()),
-            (self.clip >= 0.0, "clip", "0 or more", self.clip.to_string()),
-            (self.warmup_epochs >= 0.0, "warmup_epochs", "0 or more", self.warmup_epochs.to_string()),
+            (at_least_zero(self.weight_decay), "weight_decay", "0 or more", self.weight_decay.to_string()),
+            (at_least_zero(self.clip), "clip", "0 or more", self.clip.to_string()),
+            (at_least_zero(self.warmup_epochs), "warmup_epochs", "0 or more", self.warmup_epochs.to_string()),
+            ((0.0..=1.0).contains(&self.warmup_share), "warmup_share", "in [0, 1]", self.warmup_share.to_string()),
+            ((0.0..=1.0).contains(&self.min_share), "min_share", "in [0, 1]", self.min_share.to_string()),
+            (
+                self.crop_pct.is_none_or(|share| share > 0.0 && share <= 1.0),
+                "crop_pct",
+                "more than 0, at most 1",
+                format!("{:?}", self.crop_pct),
+            ),
             ((0.0..1.0).contains(&self.val_fraction), "val_fraction", "in [0, 1)", self.val_fraction.to_string()),
             ((0.0..=1.0).contains(&self.flip), "flip", "a probability", self.flip.to_string()),
             (
@@ -192,14 +201,20 @@ impl Config {
     }
 
     /// The learning rates for `steps_per_epoch` steps an epoch.
-    pub fn schedule(&self, steps_per_epoch: u64) -> Schedule {
-        Schedule {
+    ///
+    /// # Errors
+    /// [`Error::Config`] for more steps than can be counted.
+    pub fn schedule(&self, steps_per_epoch: u64) -> Result<Schedule> {
+        let steps = self.epochs.checked_mul(steps_per_epoch).ok_or_else(|| {
+            Error::Config(format!("epochs: expected fewer, found {} of {steps_per_epoch} steps each", self.epochs))
+        })?;
+        Ok(Schedule {
             base: self.lr,
             warmup: self.lr * self.warmup_share,
             min: self.lr * self.min_share,
             warmup_steps: (self.warmup_epochs * steps_per_epoch as f64).round() as u64,
-            steps: self.epochs * steps_per_epoch,
-        }
+            steps,
+        })
     }
 }
 
@@ -231,9 +246,18 @@ mod tests {
             (Config { epochs: 0, ..Config::default() }, "epochs"),
             (Config { lr: f64::NAN, ..Config::default() }, "lr"),
             (Config { flip: 1.5, ..Config::default() }, "flip"),
+            (Config { crop_pct: Some(1.5), ..Config::default() }, "crop_pct"),
+            (Config { crop_pct: Some(0.0), ..Config::default() }, "crop_pct"),
+            (Config { warmup_share: -0.1, ..Config::default() }, "warmup_share"),
+            (Config { min_share: 1.1, ..Config::default() }, "min_share"),
+            (Config { warmup_epochs: f64::INFINITY, ..Config::default() }, "warmup_epochs"),
+            (Config { weight_decay: f64::INFINITY, ..Config::default() }, "weight_decay"),
+            (Config { clip: f64::INFINITY, ..Config::default() }, "clip"),
             (Config { arch: "resnet".into(), ..Config::default() }, "resnet"),
         ] {
             assert!(config.check().unwrap_err().to_string().contains(key), "{key}");
         }
+        let endless = Config { epochs: u64::MAX, ..Config::default() };
+        assert!(endless.schedule(2).unwrap_err().to_string().contains("epochs"));
     }
 }

@@ -28,9 +28,14 @@ pub enum Error {
         /// What does not fit.
         problem: String,
     },
-    /// The output folder holds another run.
-    #[error("{0} holds a run already; resume it with --resume, or choose another --out")]
-    Occupied(PathBuf),
+    /// The output folder is not free.
+    #[error("{path} holds {holds}")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// What it holds, and what to do.
+        holds: &'static str,
+    },
     /// The architecture is not registered.
     #[error(transparent)]
     Unknown(#[from] mila_models::Unknown),
@@ -44,11 +49,11 @@ pub enum Error {
     #[error(transparent)]
     Weights(#[from] mila_weights::Error),
     /// The loss or a gradient is not finite.
-    #[error("step {step} (epoch {epoch}): {source}; the last saved state is kept")]
+    #[error("step {step} (epoch {epoch}): {source}")]
     Diverged {
-        /// Optimiser step.
+        /// Optimiser step, from one: the one that failed, or the last one before the validation that failed.
         step: u64,
-        /// Epoch, from zero.
+        /// Epoch, from one.
         epoch: u64,
         /// What was not finite.
         source: mila_ops::Error,

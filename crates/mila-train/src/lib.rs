@@ -4,7 +4,10 @@
 //! an [`Observer`] what happens and asks it whether to go on; what it prints, and how Ctrl-C arrives, is the observer's.
 
 mod config;
+mod data;
+mod epoch;
 mod error;
+mod observer;
 mod plots;
 mod records;
 mod run;
@@ -13,8 +16,10 @@ mod schedule;
 mod state;
 
 pub use config::Config;
+pub use data::Data;
 pub use error::{Error, Result};
+pub use observer::{Ended, Observer, Outcome, StepRecord};
 pub use records::EpochRecord;
-pub use run::{Data, Ended, Observer, Outcome, Run, StepRecord};
+pub use run::Run;
 pub use run_directory::RunDirectory;
 pub use schedule::Schedule;

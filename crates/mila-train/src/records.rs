@@ -49,6 +49,11 @@ pub(crate) fn csv(records: &[EpochRecord]) -> String {
     text
 }
 
+/// The first epoch with the largest validation top-1.
+pub(crate) fn best(history: &[EpochRecord]) -> Option<&EpochRecord> {
+    history.iter().reduce(|best, record| if record.val_top1 > best.val_top1 { record } else { best })
+}
+
 /// Sums of an epoch that is still running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Running {

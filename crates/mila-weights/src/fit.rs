@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use mila_ops::{Source, Values, Wanted};
+use mila_ops::Wanted;
 
 use crate::Checkpoint;
 
@@ -24,7 +24,7 @@ impl Allow<'static> {
 /// The differences that were found and allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowed {
-    /// Wanted names that the checkpoint does not have as wanted: to be initialised, see [`Checkpoint::or`].
+    /// Wanted names that the checkpoint does not have as wanted: to be initialised.
     pub fresh: Vec<String>,
     /// Names of the checkpoint that are left alone.
     pub unused: Vec<String>,
@@ -125,24 +125,5 @@ impl Checkpoint {
             }
         }
         if mismatch.is_empty() { Ok(allowed) } else { Err(mismatch) }
-    }
-
-    /// These tensors, but those of `names` from `second`.
-    pub fn or<S: Source>(&self, second: S, names: impl IntoIterator<Item = String>) -> Layered<'_, S> {
-        Layered { first: self, second, names: names.into_iter().collect() }
-    }
-}
-
-/// A checkpoint, with some names taken from another source: an initialiser.
-#[derive(Debug)]
-pub struct Layered<'a, S> {
-    first: &'a Checkpoint,
-    second: S,
-    names: HashSet<String>,
-}
-
-impl<S: Source> Source for Layered<'_, S> {
-    fn load(&self, wanted: &Wanted) -> mila_ops::Result<Values<'_>> {
-        if self.names.contains(&wanted.name) { self.second.load(wanted) } else { self.first.load(wanted) }
     }
 }

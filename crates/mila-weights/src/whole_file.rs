@@ -8,10 +8,10 @@ use crate::{Error, Result};
 
 /// Lets `content` write a file beside `path`, then renames it to `path`. An interrupted or failed write leaves what was at
 /// `path` as it was, and a failed one removes its own file.
-pub(crate) fn write_whole(
-    path: &Path,
-    content: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
-) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn write_whole(path: &Path, content: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>) -> Result<()> {
     let problem = |source| Error::io("write", path, source);
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

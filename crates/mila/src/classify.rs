@@ -29,10 +29,10 @@ impl Classifier {
     /// Prepares a resolved model; `size` takes the place of its own input height and width.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a pyramid; those of the weights.
+    /// [`Error::Unsupported`] for a pyramid and for no classes; those of the weights.
     pub fn new(resolved: &Resolved, isa: Isa, size: Option<(usize, usize)>) -> Result<Self> {
-        let Task::Classify { classes } = resolved.task else {
-            return Err(Error::Unsupported { what: "classifying".into(), why: "the model is a pyramid".into() });
+        let Task::Classify { classes: classes @ 1.. } = resolved.task else {
+            return Err(Error::Unsupported { what: "classifying".into(), why: "the model has no classes".into() });
         };
         let mut cpu = Cpu::new(isa);
         let model = resolved.preset.build(&mut cpu, &resolved.parameters, resolved.task)?;

@@ -23,7 +23,7 @@ const EXAMPLES: &str = "Examples:
   mila models mila-t --size 512x512                   parameters, MACs and memory, layer by layer
   mila predict runs/pets/best cat.jpg photos/         the five best classes of each picture
   mila train --data pets/ --arch mila-nano --out runs/pets
-  mila eval runs/pets/best pets/ --min-top1 0.9
+  mila eval runs/pets/best pets/ --val-fraction 0.1   top-1, top-5, per class, of what training held out
   mila convert MLLA_T.pth mila-t/ --arch mila-t       an official checkpoint as a model directory
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 threshold not met, 130 interrupted.";
@@ -128,7 +128,7 @@ pub(crate) struct ModelArgs {
     /// Initialise the head instead of refusing one of another class count
     #[arg(long)]
     reset_head: bool,
-    /// Seed of random values
+    /// Seed of random values, and of the choice by --val-fraction
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Classes of the head; default: those of the weights, else the architecture's
@@ -301,8 +301,9 @@ pub(crate) struct Train {
 #[derive(Args)]
 #[command(after_help = "Examples:
   mila eval runs/pets/best pets/
+  mila eval runs/pets/best pets/ --val-fraction 0.1     # the images that this training held out
   mila eval mila-t --weights MLLA_T.pth imagenet/ --split validation --format json
-  mila eval runs/pets/best pets/ --min-top1 0.9 || echo worse than 90 %")]
+  mila eval runs/pets/best pets-test/ --min-top1 0.9 || echo worse than 90 %")]
 pub(crate) struct Eval {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -311,6 +312,9 @@ pub(crate) struct Eval {
     /// Which part of the data; default: validation where there is one, else test, else the whole folder
     #[arg(long, value_enum)]
     pub(crate) split: Option<SplitName>,
+    /// Of one set without splits, score the part that a training with this fraction and --seed held out
+    #[arg(long, value_name = "FRACTION", conflicts_with = "split")]
+    pub(crate) val_fraction: Option<f64>,
     /// How results are written
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
@@ -356,11 +360,16 @@ pub(crate) struct Convert {
     pub(crate) ema: bool,
 }
 
-/// `HxW`, each at least 1.
+/// Longest side of an input, in pixels: that of the picture formats, and counts of operations stay in range.
+const LONGEST_SIDE: usize = 65535;
+
+/// `HxW`, each from 1 to [`LONGEST_SIDE`].
 fn size(text: &str) -> Result<(usize, usize), String> {
-    let parse = |part: &str| part.parse::<usize>().ok().filter(|&n| n > 0);
+    let parse = |part: &str| part.parse::<usize>().ok().filter(|n| (1..=LONGEST_SIDE).contains(n));
     let parts = text.split_once(['x', 'X']).and_then(|(h, w)| Some((parse(h)?, parse(w)?)));
-    parts.ok_or_else(|| format!("expected HEIGHTxWIDTH of at least 1x1, such as 224x224, found `{text}`"))
+    let most = format!("{LONGEST_SIDE}x{LONGEST_SIDE}");
+    let expected = || format!("expected HEIGHTxWIDTH of at least 1x1, at most {most}, such as 224x224, found `{text}`");
+    parts.ok_or_else(expected)
 }
 
 /// `NAME=FILE`.

@@ -11,6 +11,11 @@ use mila_data::{ImageSource, Interpolation, Limits, Picture, Rng, decode, resize
 const MOSAIC: &[u8] = include_bytes!("../assets/digits.png");
 const LABELS: &str = include_str!("../assets/digits-labels.txt");
 
+/// What names them where a folder of data is expected.
+pub const NAME: &str = "bundled:digits";
+/// The seed that `mila` divides them by, whatever the seed of a run, so that results compare.
+pub const SPLIT_SEED: u64 = 0;
+
 /// Pixels along each side of a digit as bundled.
 const TILE: usize = 8;
 /// Pixels along each side of a digit as loaded: the input of `mila-nano`.

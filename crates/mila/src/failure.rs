@@ -1,61 +1,52 @@
 //! How a command fails: a message and an exit code, which scripts rely on.
 
 use std::fmt::Display;
-use std::io;
 
 /// A failed command.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
-    message: Option<String>,
+    message: String,
 }
 
 impl Failure {
     /// 1: the run failed; a file could not be read or written, a loss was not finite.
     pub(crate) fn run(message: impl Display) -> Self {
-        Self { code: 1, message: Some(message.to_string()) }
+        Self { code: 1, message: message.to_string() }
     }
 
     /// 2: the command line asks for what cannot be.
     pub(crate) fn usage(message: impl Display) -> Self {
-        Self { code: 2, message: Some(message.to_string()) }
+        Self { code: 2, message: message.to_string() }
     }
 
     /// 3: the data are bad; broken or skipped inputs, weights of another architecture.
     pub(crate) fn data(message: impl Display) -> Self {
-        Self { code: 3, message: Some(message.to_string()) }
+        Self { code: 3, message: message.to_string() }
     }
 
     /// 4: a threshold was not met.
     pub(crate) fn threshold(message: impl Display) -> Self {
-        Self { code: 4, message: Some(message.to_string()) }
+        Self { code: 4, message: message.to_string() }
     }
 
     /// 130: interrupted.
     #[cfg(feature = "train")]
     pub(crate) fn interrupted(message: impl Display) -> Self {
-        Self { code: 130, message: Some(message.to_string()) }
-    }
-
-    /// A result that could not be written. A reader that has gone away is no failure.
-    pub(crate) fn output(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self { code: 0, message: None },
-            _ => Self::run(format_args!("standard output: {error}")),
-        }
+        Self { code: 130, message: message.to_string() }
     }
 
     pub(crate) fn code(&self) -> u8 {
         self.code
     }
 
-    pub(crate) fn message(&self) -> Option<&str> {
-        self.message.as_deref()
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// The same failure with what was being done in front.
     pub(crate) fn at(self, place: impl Display) -> Self {
-        Self { message: self.message.map(|message| format!("{place}: {message}")), ..self }
+        Self { message: format!("{place}: {}", self.message), ..self }
     }
 }
 
@@ -111,7 +102,7 @@ impl From<mila_train::Error> for Failure {
     fn from(error: mila_train::Error) -> Self {
         use mila_train::Error;
         match error {
-            Error::Config(_) | Error::Unknown(_) | Error::Occupied(_) => Self::usage(error),
+            Error::Config(_) | Error::Unknown(_) | Error::Occupied { .. } => Self::usage(error),
             Error::State { .. } => Self::data(error),
             Error::Data(source) => source.into(),
             Error::Weights(source) => source.into(),

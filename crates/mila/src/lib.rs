@@ -9,6 +9,7 @@ pub mod digits;
 pub mod model;
 pub mod npy;
 mod pixel_font;
+pub mod preprocessing;
 
 #[cfg(feature = "train")]
 pub use mila_burn as burn;

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod csv;
 mod failure;
 mod terminal;
 
@@ -19,9 +20,7 @@ fn main() -> ExitCode {
     match run(cli, &terminal) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if let Some(message) = failure.message() {
-                terminal.error(message);
-            }
+            terminal.error(failure.message());
             ExitCode::from(failure.code())
         }
     }

@@ -1,12 +1,15 @@
 //! What the command line calls a MODEL: a model directory, or an architecture's name with weights or random values.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use mila_data::EvalTransform;
 use mila_graph::Trace;
-use mila_models::{Interpolation, Preset, Task, Unknown};
+use mila_models::{Preset, Task, Unknown};
 use mila_ops::{Result as OpsResult, Seeded, Source, Values, Wanted};
 use mila_weights::{Allow, Checkpoint, Mismatch, ModelDirectory, Which};
+
+use crate::preprocessing;
 
 /// What is asked of a MODEL.
 #[derive(Clone, Debug, Default)]
@@ -51,7 +54,7 @@ pub enum Parameters {
     Loaded {
         /// The checkpoint.
         checkpoint: Box<Checkpoint>,
-        /// Taken from the initialiser.
+        /// Names of whole layers that are taken from the initialiser.
         fresh: Vec<String>,
         /// The initialiser.
         seeded: Seeded,
@@ -97,13 +100,16 @@ pub enum Error {
         mismatch: Box<Mismatch>,
     },
     /// The configuration of a model directory is unusable.
-    #[error("{path}: {source}")]
+    #[error("{path}: {problem}")]
     Config {
-        /// The directory.
+        /// The `config.json`.
         path: PathBuf,
-        /// Why.
-        source: mila_data::Error,
+        /// What was expected and found.
+        problem: String,
     },
+    /// A classifier without classes: what timm calls a model without a head.
+    #[error("{0}: expected a head of at least one class, found none; without a head there is `--task pyramid` only")]
+    NoClasses(PathBuf),
     /// The architecture cannot be built.
     #[error(transparent)]
     Model(#[from] mila_ops::Error),
@@ -121,8 +127,16 @@ pub fn resolve(request: &Request) -> Result<Resolved, Error> {
     if path.is_file() {
         return Err(Error::File(request.model.clone()));
     }
-    let preset = Preset::find(&request.model)?;
-    let transform = transform(preset);
+    resolve_preset(Preset::find(&request.model)?, request)
+}
+
+/// Does what [`resolve`] does for an architecture that is already found: `request.model` is not looked at, so that a
+/// folder of the architecture's name does no harm.
+///
+/// # Errors
+/// [`Error`], with every mismatch of names and shapes at once.
+pub fn resolve_preset(preset: &'static Preset, request: &Request) -> Result<Resolved, Error> {
+    let transform = preprocessing::of(preset);
     match &request.weights {
         None => {
             let task = task(request, request.classes.unwrap_or(preset.classes));
@@ -142,25 +156,34 @@ pub fn resolve(request: &Request) -> Result<Resolved, Error> {
 fn directory(path: &Path, request: &Request) -> Result<Resolved, Error> {
     let weights_error = |source| Error::Weights { path: path.to_owned(), source };
     let directory = ModelDirectory::open(path).map_err(weights_error)?;
+    let preset = described(path, &directory)?;
     let config = directory.config();
-    let preset = Preset::find(&config.architecture)?;
-    let p = &config.pretrained_cfg;
-    let named = |source| Error::Config { path: path.to_owned(), source };
-    let transform = EvalTransform {
-        input_size: (p.input_size[1], p.input_size[2]),
-        crop_pct: p.crop_pct,
-        crop_mode: p.crop_mode.parse().map_err(named)?,
-        interpolation: p.interpolation.parse().map_err(named)?,
-        mean: p.mean.map(|v| v as f32),
-        std: p.std.map(|v| v as f32),
-    };
-    let checkpoint = match &request.weights {
-        Some(weights) => open(weights, request)?,
-        None => directory.weights().map_err(weights_error)?,
+    let transform = preprocessing::from_config(&config.pretrained_cfg).map_err(|e| unusable(path, e))?;
+    let (place, checkpoint) = match &request.weights {
+        Some(weights) => (weights.as_path(), open(weights, request)?),
+        None => (path, directory.weights().map_err(weights_error)?),
     };
     let labels = config.label_names.clone();
     let task = task(request, request.classes.unwrap_or(config.num_classes));
-    loaded(preset, task, transform, labels, path, checkpoint, request)
+    loaded(preset, task, transform, labels, place, checkpoint, request)
+}
+
+/// The architecture that the configuration of the model directory `path` names.
+///
+/// # Errors
+/// [`Error::Config`] for one that is not registered, and for one that is changed by `model_args`.
+pub fn described(path: &Path, directory: &ModelDirectory) -> Result<&'static Preset, Error> {
+    let config = directory.config();
+    if !config.model_args.is_empty() {
+        let keys: Vec<&str> = config.model_args.keys().map(String::as_str).collect();
+        let problem = format!("model_args: expected none, since presets cannot be changed, found {}", keys.join(", "));
+        return Err(unusable(path, problem));
+    }
+    Preset::find(&config.architecture).map_err(|e| unusable(path, e))
+}
+
+fn unusable(directory: &Path, problem: impl ToString) -> Error {
+    Error::Config { path: directory.join("config.json"), problem: problem.to_string() }
 }
 
 fn loaded(
@@ -172,39 +195,60 @@ fn loaded(
     checkpoint: Checkpoint,
     request: &Request,
 ) -> Result<Resolved, Error> {
+    if task == (Task::Classify { classes: 0 }) {
+        return Err(Error::NoClasses(path.to_owned()));
+    }
     let mut notes = origin_notes(&checkpoint, request);
-    let manifest = Trace::of(preset, task)?.manifest().to_vec();
-    let names = |manifest: &[Wanted]| manifest.iter().map(|w| w.name.clone()).collect::<Vec<_>>();
-    let others = match task {
-        Task::Classify { .. } => Trace::of(preset, Task::Pyramid)?.manifest().to_vec(),
-        Task::Pyramid => Trace::of(preset, Task::Classify { classes: preset.classes })?.manifest().to_vec(),
-    };
-    let (wanted, other) = (names(&manifest), names(&others));
-    // What only this task has, and what only the other one has: heads.
-    let own: Vec<&String> = wanted.iter().filter(|name| !other.contains(name)).collect();
-    let foreign: Vec<&String> = other.iter().filter(|name| !wanted.contains(name)).collect();
-    let may_be_fresh = |name: &str| {
-        let stored = checkpoint.get(name).is_some();
-        own.iter().any(|n| *n == name) && if request.pyramid { !stored } else { request.reset_head }
-    };
-    let may_be_unused = |name: &str| request.pyramid && foreign.iter().any(|n| *n == name);
+    let trace = Trace::of(preset, task)?;
+    let other_trace = Trace::of(
+        preset,
+        match task {
+            Task::Classify { .. } => Task::Pyramid,
+            Task::Pyramid => Task::Classify { classes: preset.classes },
+        },
+    )?;
+    let (wanted, other) = (names(&trace), names(&other_trace));
+    let fresh = fresh(&trace, &other, &checkpoint, request);
+    let may_be_fresh = |name: &str| fresh.iter().any(|n| n == name);
+    // The head of the other task.
+    let may_be_unused = |name: &str| request.pyramid && other.contains(name) && !wanted.contains(name);
     let allow = Allow { fresh: &may_be_fresh, unused: &may_be_unused };
-    let allowed = checkpoint.check(&manifest, &allow).map_err(|mismatch| Error::Mismatch {
+    let allowed = checkpoint.check(trace.manifest(), &allow).map_err(|mismatch| Error::Mismatch {
         path: path.to_owned(),
         model: preset.name.to_owned(),
         mismatch: Box::new(mismatch),
     })?;
-    if !allowed.fresh.is_empty() {
-        notes.push(format!("initialised by seed {}: {}", request.seed, allowed.fresh.join(", ")));
+    if !fresh.is_empty() {
+        notes.push(format!("initialised by seed {}: {}", request.seed, fresh.join(", ")));
     }
     if !allowed.unused.is_empty() {
         notes.push(format!("not used: {}", allowed.unused.join(", ")));
     }
-    // A head is a whole: were its bias kept while its weight is new, neither would mean anything.
-    let fresh = if allowed.fresh.is_empty() { Vec::new() } else { own.into_iter().cloned().collect() };
     let seeded = Seeded::new(request.seed);
     let parameters = Parameters::Loaded { checkpoint: Box::new(checkpoint), fresh, seeded };
     Ok(Resolved { preset, task, transform, labels, parameters, notes })
+}
+
+fn names(trace: &Trace) -> HashSet<&str> {
+    trace.manifest().iter().map(|wanted| wanted.name.as_str()).collect()
+}
+
+/// The tensors that are initialised although there are weights: of what only this task has, those layers of which a
+/// tensor is missing (for the pyramid) or does not fit (for `--reset-head`). A layer is a whole: a kept bias means
+/// nothing beside a new weight.
+fn fresh(trace: &Trace, other: &HashSet<&str>, checkpoint: &Checkpoint, request: &Request) -> Vec<String> {
+    let own = || trace.manifest().iter().filter(|wanted| !other.contains(wanted.name.as_str()));
+    let lacks = |wanted: &&Wanted| match checkpoint.get(&wanted.name) {
+        None => request.pyramid || request.reset_head,
+        Some(tensor) => request.reset_head && !request.pyramid && tensor.shape() != wanted.shape,
+    };
+    let layers: HashSet<&str> = own().filter(lacks).map(|wanted| layer(&wanted.name)).collect();
+    own().filter(|wanted| layers.contains(layer(&wanted.name))).map(|wanted| wanted.name.clone()).collect()
+}
+
+/// The layer of a tensor: its name without the last part.
+fn layer(tensor: &str) -> &str {
+    tensor.rsplit_once('.').map_or("", |(layer, _)| layer)
 }
 
 fn open(path: &Path, request: &Request) -> Result<Checkpoint, Error> {
@@ -237,24 +281,8 @@ pub fn origin_notes(checkpoint: &Checkpoint, request: &Request) -> Vec<String> {
 }
 
 /// The class count of a checkpoint, from the bias of the head.
-fn stored_classes(preset: &Preset, checkpoint: &Checkpoint) -> Option<usize> {
+pub fn stored_classes(preset: &Preset, checkpoint: &Checkpoint) -> Option<usize> {
     let trace = Trace::of(preset, Task::Classify { classes: preset.classes }).ok()?;
     let bias = &trace.manifest().last()?.name;
     checkpoint.get(bias)?.shape().first().copied()
-}
-
-/// How the pictures of a preset are prepared.
-pub fn transform(preset: &Preset) -> EvalTransform {
-    let p = preset.preprocessing;
-    EvalTransform {
-        input_size: (p.size, p.size),
-        crop_pct: p.crop_pct,
-        crop_mode: mila_data::CropMode::Center,
-        interpolation: match p.interpolation {
-            Interpolation::Bilinear => mila_data::Interpolation::Bilinear,
-            Interpolation::Bicubic => mila_data::Interpolation::Bicubic,
-        },
-        mean: p.mean,
-        std: p.std,
-    }
 }

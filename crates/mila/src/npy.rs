@@ -123,13 +123,15 @@ pub fn write(path: &Path, shape: &[usize], values: &[f32]) -> Result<(), Error> 
     header += &" ".repeat((fixed + header.len() + 1).next_multiple_of(64) - (fixed + header.len() + 1));
     header.push('\n');
     let length = u16::try_from(header.len()).map_err(|_| io(std::io::Error::other("too many dimensions")))?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-    let mut bytes = [MAGIC, &[1, 0], &length.to_le_bytes(), header.as_bytes()].concat();
-    bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-    file.write_all(&bytes).and_then(|()| file.flush()).map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    Ok(())
+    let header = [MAGIC, &[1, 0], &length.to_le_bytes(), header.as_bytes()].concat();
+    let written = mila_weights::write_whole(path, |file| {
+        file.write_all(&header)?;
+        values.iter().try_for_each(|v| file.write_all(&v.to_le_bytes()))
+    });
+    written.map_err(|error| match error {
+        mila_weights::Error::Io { source, .. } => io(source),
+        other => io(std::io::Error::other(other)),
+    })
 }
 
 #[cfg(test)]

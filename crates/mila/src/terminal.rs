@@ -1,5 +1,6 @@
 //! What is shown: results on stdout, everything else on stderr.
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
@@ -10,13 +11,15 @@ pub(crate) struct Terminal {
     quiet: bool,
     colour: bool,
     interactive: bool,
+    /// Nobody reads the results any more.
+    unread: Cell<bool>,
 }
 
 impl Terminal {
     pub(crate) fn new(quiet: bool) -> Self {
         let interactive = io::stderr().is_terminal();
         let colour = interactive && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { quiet, colour, interactive }
+        Self { quiet, colour, interactive, unread: Cell::new(false) }
     }
 
     /// Whether progress bars are wanted and can be drawn.
@@ -24,9 +27,19 @@ impl Terminal {
         self.interactive && !self.quiet
     }
 
-    /// Writes a line of the result.
+    /// Writes a line of the result. A reader that has gone away, as `head` does, ends the printing and not the command,
+    /// whose exit code still tells what it found.
     pub(crate) fn result(&self, line: impl Display) -> Result<(), Failure> {
-        writeln!(io::stdout().lock(), "{line}").map_err(|error| Failure::output(&error))
+        if self.unread.get() {
+            return Ok(());
+        }
+        match writeln!(io::stdout().lock(), "{line}") {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.unread.set(true);
+                Ok(())
+            }
+            written => written.map_err(|error| Failure::run(format_args!("standard output: {error}"))),
+        }
     }
 
     /// Tells what is going on, unless `--quiet`.

@@ -16,7 +16,14 @@ fn executors_agree_on_the_command_line() {
     };
     let (shape, wanted) = logits(&["--executor", "reference"]);
     assert_eq!(shape, [2, 10]);
-    for extra in [&["--executor", "cpu"][..], &["--executor", "burn"], &["--isa", "portable"], &["--threads", "1"]] {
+    let others = [
+        &["--executor", "cpu"][..],
+        #[cfg(feature = "train")]
+        &["--executor", "burn"],
+        &["--isa", "portable"],
+        &["--threads", "1"],
+    ];
+    for extra in others {
         let (_, found) = logits(extra);
         mila_parity::assert_close(&format!("{extra:?}"), &found, &wanted, mila_parity::Tolerance::F32);
     }
@@ -58,6 +65,27 @@ fn tensors_of_the_wrong_kind_are_named() {
     assert!(!scene.path("y.npy").exists(), "a failed run wrote its output");
 }
 
+/// No value has to be there for an empty batch, so a short file can claim any extent.
+#[test]
+fn empty_batches_of_huge_images_are_refused() {
+    let scene = Scene::new();
+    for side in [100_000, 1 << 32] {
+        mila::npy::write(&scene.path("x.npy"), &[0, 3, side, side], &[]).expect("a written tensor");
+        scene.fails(&["run", "mila-nano", "--input", "x.npy", "--output", "y.npy"], 3, "120000000 pixels");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn written_tensors_are_files_like_any_other() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = Scene::new();
+    scene.input("x.npy", [1, 3, 8, 8]);
+    std::fs::write(scene.path("plain"), "").expect("a file");
+    let mode = |name| std::fs::metadata(scene.path(name)).expect("a file").permissions().mode();
+    assert_eq!(mode("x.npy"), mode("plain"));
+}
+
 #[test]
 fn predictions_in_three_formats() {
     let scene = Scene::new();
@@ -85,6 +113,17 @@ fn broken_pictures_are_listed_and_the_others_shown() {
         assert!(ran.stderr.contains(name), "{name} is not listed:\n{}", ran.stderr);
     }
     assert!(ran.stdout.starts_with("good.png"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("4 of 5 inputs"), "{}", ran.stderr);
+}
+
+#[test]
+#[cfg(unix)]
+fn what_a_glob_finds_and_cannot_be_read_is_listed() {
+    let scene = Scene::new();
+    scene.picture("more/good.png", [1, 2, 3], 20);
+    std::os::unix::fs::symlink("gone.png", scene.path("more/link.png")).expect("a link");
+    let ran = scene.fails(&["predict", "mila-nano", "more/*.png"], 3, "link.png");
+    assert!(ran.stderr.contains("1 of 2 inputs"), "{}", ran.stderr);
 }
 
 #[test]
@@ -106,6 +145,37 @@ fn evaluation_counts_and_thresholds() {
     assert!(ran.stdout.contains("1 skipped"), "{}", ran.stdout);
     std::fs::create_dir(scene.path("data/green")).expect("a folder");
     scene.fails(&["eval", "mila-nano", "data"], 3, "green");
+}
+
+/// Whose images are scored is said, and a class may be called like a split.
+#[test]
+fn evaluation_says_what_it_scores() {
+    let scene = Scene::new();
+    for i in 0..4 {
+        scene.picture(&format!("data/test/{i}.png"), [i, 40, 200], 36);
+        scene.picture(&format!("data/red, white/{i}.png"), [220, 40, i], 32);
+    }
+    let eval = |extra: &[&str]| {
+        let ran = scene.mila(&[&["eval", "mila-nano", "data", "--classes", "2", "--format", "csv"], extra].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        (ran.stderr, ran.stdout)
+    };
+    let (said, csv) = eval(&[]);
+    assert!(said.contains("scoring 8 images: the whole set of data; images that a model"), "{said}");
+    assert!(csv.contains("\n\"red, white\",4,") && csv.contains("\ntest,4,"), "{csv}");
+    let (said, csv) = eval(&["--val-fraction", "0.25", "--seed", "3"]);
+    assert!(said.contains("scoring 2 images: what training with val_fraction = 0.25 and seed = 3"), "{said}");
+    assert!(csv.contains("\ntest,1,"), "{csv}");
+    scene.fails(&["eval", "mila-nano", "data", "--classes", "2", "--val-fraction", "1"], 2, "val_fraction");
+
+    scene.dataset("splits/train", 3);
+    let ran = scene.mila(&["eval", "mila-nano", "splits", "--classes", "2"]);
+    assert!(ran.stderr.contains("scoring 6 images: the whole set of splits"), "{}", ran.stderr);
+    scene.dataset("splits/val", 1);
+    let ran = scene.mila(&["eval", "mila-nano", "splits", "--classes", "2"]);
+    assert!(ran.stderr.contains("scoring 2 images: the split validation of splits"), "{}", ran.stderr);
+    let arguments = ["eval", "mila-nano", "splits", "--classes", "2", "--val-fraction", "0.5"];
+    scene.fails(&arguments, 2, "has a split validation");
 }
 
 const TRAINING_CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../mila-weights/tests/pth");

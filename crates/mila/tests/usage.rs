@@ -24,6 +24,7 @@ fn wrong_usage_ends_with_2() {
     let scene = Scene::new();
     scene.input("x.npy", [1, 3, 8, 8]);
     scene.fails(&["models", "mila-t", "--size", "0x5"], 2, "at least 1x1");
+    scene.fails(&["models", "mila-t", "--size", "20000000x20000000"], 2, "at most 65535x65535");
     scene.fails(&["models", "mila-t", "--size", "224"], 2, "HEIGHTxWIDTH");
     scene.fails(&["models", "resnet"], 2, "mila-nano, mila-t");
     scene.fails(&["frobnicate"], 2, "unrecognized subcommand");
@@ -80,6 +81,26 @@ fn a_closed_stdout_ends_quietly() {
     child.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("text");
     assert_eq!(child.wait().expect("an end").code(), Some(0), "{errors}");
     assert_eq!(errors, "");
+}
+
+/// Nobody reads the results, but the exit code still tells what was found.
+#[test]
+fn a_closed_stdout_does_not_hide_the_verdict() {
+    let scene = Scene::new();
+    scene.dataset("data", 2);
+    std::fs::write(scene.path("broken.png"), b"no picture").expect("a file");
+    for (arguments, code, message) in [
+        (&["eval", "mila-nano", "data", "--classes", "2", "--min-top1", "1"][..], 4, "top-1 is"),
+        (&["predict", "mila-nano", "data", "broken.png"][..], 3, "broken.png"),
+    ] {
+        let mut child =
+            scene.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a start");
+        drop(child.stdout.take());
+        let mut errors = String::new();
+        child.stderr.take().expect("a pipe").read_to_string(&mut errors).expect("text");
+        assert_eq!(child.wait().expect("an end").code(), Some(code), "{errors}");
+        assert!(errors.contains(message), "{errors}");
+    }
 }
 
 #[test]

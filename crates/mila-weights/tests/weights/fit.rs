@@ -1,6 +1,6 @@
 //! Checkpoints against what a model wants.
 
-use mila_ops::{Init, Seeded, Source, Wanted};
+use mila_ops::{Init, Source, Wanted};
 use mila_weights::{Allow, Checkpoint, Error};
 
 use crate::forge::{floats, safetensors};
@@ -69,7 +69,7 @@ fn long_lists_are_cut() {
 }
 
 #[test]
-fn a_new_head_comes_from_the_initialiser() {
+fn a_new_head_may_be_missing_or_of_another_shape() {
     let checkpoint = checkpoint();
     let manifest = [wanted("w", &[2]), wanted("head.weight", &[7, 2]), wanted("norm0.weight", &[1])];
     let allow = Allow {
@@ -78,8 +78,4 @@ fn a_new_head_comes_from_the_initialiser() {
     };
     let allowed = checkpoint.check(&manifest, &allow).unwrap();
     assert_eq!(allowed.fresh, ["head.weight", "norm0.weight"]);
-    let layered = checkpoint.or(Seeded::new(1), allowed.fresh);
-    assert_eq!(layered.fetch(&manifest[0]).unwrap().into_f32(), [1.0, 2.0].as_slice());
-    assert_eq!(layered.fetch(&manifest[1]).unwrap().into_f32(), [1.0; 14].as_slice());
-    assert_eq!(layered.fetch(&manifest[2]).unwrap().into_f32(), [1.0].as_slice());
 }

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use mila::graph::Trace;
-use mila::model::{Request, origin_notes, transform};
+use mila::model::{self, Request};
 use mila::models::{Preset, Task};
-use mila::weights::{Allow, Checkpoint, Config, ModelDirectory, PretrainedConfig, Which, write_safetensors};
+use mila::preprocessing;
+use mila::weights::{Allow, Checkpoint, Config, ModelDirectory, Which, write_safetensors};
 
 use crate::cli::Convert;
 use crate::failure::Failure;
@@ -14,14 +15,15 @@ use crate::terminal::Terminal;
 pub(crate) fn run(args: Convert, terminal: &Terminal) -> Result<(), Failure> {
     let place = args.input.display();
     let which = if args.ema { Which::Ema } else { Which::Raw };
-    let directory = args.input.is_dir().then(|| ModelDirectory::open(&args.input)).transpose()?;
-    let checkpoint = Checkpoint::open(&args.input, which).map_err(|e| Failure::from(e).at(&place))?;
+    let bad = |e| Failure::from(e).at(&place);
+    let directory = args.input.is_dir().then(|| ModelDirectory::open(&args.input)).transpose().map_err(bad)?;
+    let checkpoint = Checkpoint::open(&args.input, which).map_err(bad)?;
     let request = Request { ema: args.ema, ..Request::default() };
-    origin_notes(&checkpoint, &request).iter().for_each(|note| terminal.note(note));
-    let stored = directory.as_ref().map(|d| d.config().architecture.clone());
-    let preset = match args.arch.as_ref().or(stored.as_ref()) {
-        Some(name) => Some(Preset::find(name).map_err(Failure::usage)?),
-        None => None,
+    model::origin_notes(&checkpoint, &request).iter().for_each(|note| terminal.note(note));
+    let preset = match (&args.arch, &directory) {
+        (Some(name), _) => Some(Preset::find(name).map_err(Failure::usage)?),
+        (None, Some(directory)) => Some(model::described(&args.input, directory)?),
+        (None, None) => None,
     };
     let checked = match preset {
         Some(preset) => Some((preset, check(preset, &checkpoint, &place.to_string())?)),
@@ -55,10 +57,8 @@ pub(crate) fn run(args: Convert, terminal: &Terminal) -> Result<(), Failure> {
 
 /// Checks the tensors against the architecture with the stored class count, which it returns.
 fn check(preset: &'static Preset, checkpoint: &Checkpoint, place: &str) -> Result<usize, Failure> {
-    let trace = |classes| Trace::of(preset, Task::Classify { classes });
-    let bias = trace(preset.classes)?.manifest().last().map(|w| w.name.clone()).unwrap_or_default();
-    let classes = checkpoint.get(&bias).and_then(|t| t.shape().first().copied()).unwrap_or(preset.classes);
-    let manifest = trace(classes)?;
+    let classes = model::stored_classes(preset, checkpoint).unwrap_or(preset.classes);
+    let manifest = Trace::of(preset, Task::Classify { classes })?;
     match checkpoint.check(manifest.manifest(), &Allow::NOTHING) {
         Ok(_) => Ok(classes),
         Err(mismatch) => {
@@ -68,23 +68,13 @@ fn check(preset: &'static Preset, checkpoint: &Checkpoint, place: &str) -> Resul
 }
 
 fn config(preset: &Preset, classes: usize) -> Config {
-    let t = transform(preset);
     Config {
         architecture: preset.name.to_owned(),
         num_classes: classes,
         num_features: Some(preset.architecture.features()),
         label_names: None,
         model_args: serde_json::Map::new(),
-        pretrained_cfg: PretrainedConfig {
-            input_size: [3, t.input_size.0, t.input_size.1],
-            mean: t.mean.map(f64::from),
-            std: t.std.map(f64::from),
-            interpolation: t.interpolation.to_string(),
-            crop_pct: t.crop_pct,
-            crop_mode: t.crop_mode.to_string(),
-            license: None,
-            origin_url: None,
-        },
+        pretrained_cfg: preprocessing::to_config(&preprocessing::of(preset)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `mila demo`: the main job on an embedded default.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use mila::digits::{self, Digits};
 use mila::model::{self, Request};
 use mila::ops::Seeded;
 use mila::train::{Config, Data, Run};
+use mila::weights::write_whole;
 
 use crate::cli::{Demo, Machine};
 use crate::commands::train;
@@ -19,15 +21,13 @@ use crate::terminal::Terminal;
 
 /// Share of each class that is never trained on.
 const TEST_FRACTION: f64 = 0.2;
-/// The split is the same for every seed, so that results compare.
-const SPLIT_SEED: u64 = 0;
 const EPOCHS: u64 = 12;
 /// Test digits on the picture.
 const SHOWN: usize = 40;
 
 pub(crate) fn run(args: Demo, machine: &Machine, terminal: &Terminal) -> Result<(), Failure> {
     let out = args.out.unwrap_or_else(|| free_name(Path::new("mila-demo")));
-    let digits = digits::load(TEST_FRACTION, SPLIT_SEED);
+    let digits = digits::load(TEST_FRACTION, digits::SPLIT_SEED);
     terminal.note(format_args!(
         "handwritten digits: {} to train on, {} to test on (UCI optical digits, CC BY 4.0)",
         digits.train.len(),
@@ -35,8 +35,9 @@ pub(crate) fn run(args: Demo, machine: &Machine, terminal: &Terminal) -> Result<
     ));
     let config = Config {
         arch: "mila-nano".into(),
-        data: PathBuf::from("(bundled digits)"),
-        out: out.clone(),
+        data: PathBuf::from(digits::NAME),
+        out: train::absolute(&out)?,
+        val_fraction: TEST_FRACTION,
         seed: args.seed,
         epochs: args.epochs.unwrap_or(EPOCHS),
         warmup_epochs: 1.0,
@@ -114,5 +115,5 @@ fn write_picture(path: &Path, classifier: &Classifier, test: &ImageSource, score
     let entries: Vec<Entry> = judged.iter().map(entry).collect();
     let title = format!("mila-nano: {:.2} % of {} test digits", 100.0 * scores.top1(), scores.images());
     let png = contact_sheet::to_png(&contact_sheet::render(&title, &entries, 10));
-    std::fs::write(path, png).map_err(|e| Failure::run(format_args!("{}: {e}", path.display())))
+    Ok(write_whole(path, |file| file.write_all(&png))?)
 }

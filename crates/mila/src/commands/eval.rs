@@ -1,13 +1,12 @@
 //! `mila eval`: scores of a classifier on a dataset.
 
-use std::path::Path;
-
 use mila::classify::Classifier;
-use mila::data::{ImageSource, Loader, LoaderOptions, Samples, Scores, Split};
+use mila::data::{ImageSource, Loader, LoaderOptions, Samples, Scores, Split, has_splits};
 use mila::model;
 use serde_json::json;
 
 use crate::cli::{Eval, Format, Machine, SplitName};
+use crate::csv;
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -15,8 +14,10 @@ pub(crate) fn run(args: Eval, machine: &Machine, terminal: &Terminal) -> Result<
     if args.min_top1.is_some_and(|least| !(0.0..=1.0).contains(&least)) {
         return Err(Failure::usage("--min-top1: expected a fraction from 0 to 1"));
     }
-    let mut samples = open(&args.data, args.split)?;
-    let resolved = model::resolve(&args.model.request(false))?;
+    let request = args.model.request(false);
+    let (mut samples, scored) = open(&args, request.seed)?;
+    terminal.note(scored);
+    let resolved = model::resolve(&request)?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
     let classifier = Classifier::new(&resolved, machine.isa, args.size)?;
     let names = match_classes(&mut samples, &classifier)?;
@@ -49,22 +50,47 @@ pub(crate) fn run(args: Eval, machine: &Machine, terminal: &Terminal) -> Result<
     }
 }
 
-fn open(data: &Path, split: Option<SplitName>) -> Result<Samples, Failure> {
-    let named = |split| match split {
-        SplitName::Train => Split::Train,
-        SplitName::Validation => Split::Validation,
-        SplitName::Test => Split::Test,
+/// The images to score, and a sentence on which they are.
+fn open(args: &Eval, seed: u64) -> Result<(Samples, String), Failure> {
+    let data = &args.data;
+    let all = |samples: Samples, what: String| {
+        let sentence = format!("scoring {} images: {what} of {}", samples.items.len(), data.display());
+        (samples, sentence)
     };
-    if let Some(split) = split {
-        return Ok(Samples::open_split(data, named(split))?);
+    if let Some(name) = args.split {
+        let (split, name) = match name {
+            SplitName::Train => (Split::Train, "train"),
+            SplitName::Validation => (Split::Validation, "validation"),
+            SplitName::Test => (Split::Test, "test"),
+        };
+        return Ok(all(Samples::open_split(data, split)?, format!("the split {name}")));
     }
-    for split in [Split::Validation, Split::Test] {
-        match Samples::open_split(data, split) {
-            Err(mila::data::Error::NoSplit { .. }) => {}
-            other => return Ok(other?),
+    let set = if has_splits(data)? {
+        for (split, name) in [(Split::Validation, "validation"), (Split::Test, "test")] {
+            match Samples::open_split(data, split) {
+                Err(mila::data::Error::NoSplit { .. }) => {}
+                Ok(_) if args.val_fraction.is_some() => {
+                    let data = data.display();
+                    return Err(Failure::usage(format!("--val-fraction: {data} has a split {name}, which is scored")));
+                }
+                samples => return Ok(all(samples?, format!("the split {name}"))),
+            }
+        }
+        Samples::open_split(data, Split::Train)?
+    } else {
+        Samples::open(data)?
+    };
+    match args.val_fraction {
+        Some(fraction) => {
+            let (_, held_out) = set.divide(fraction, seed)?;
+            Ok(all(held_out, format!("what training with val_fraction = {fraction} and seed = {seed} holds out")))
+        }
+        None => {
+            let hint = "images that a model was trained on count too, --val-fraction 0.1 scores what training held out";
+            let (samples, sentence) = all(set, "the whole set".into());
+            Ok((samples, format!("{sentence}; {hint}")))
         }
     }
-    Ok(Samples::open(data)?)
 }
 
 /// Gives the samples the class numbers of the model, by name where it has names; returns the names by number.
@@ -112,7 +138,7 @@ fn show(scores: &Scores, names: &[String], skipped: usize, format: Format, termi
         Format::Csv => {
             terminal.result("class,images,top1")?;
             for (_, name, images, top1) in classes {
-                terminal.result(format_args!("{name},{images},{top1:.6}"))?;
+                terminal.result(format_args!("{},{images},{top1:.6}", csv::field(name)))?;
             }
             terminal.result(format_args!("(all),{},{:.6}", scores.images(), scores.top1()))
         }

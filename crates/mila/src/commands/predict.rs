@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use crate::cli::{Format, Machine, Predict};
+use crate::csv;
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -18,6 +19,7 @@ const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
 pub(crate) fn run(args: Predict, machine: &Machine, terminal: &Terminal) -> Result<(), Failure> {
     let mut broken = Vec::new();
     let pictures = gather(&args.paths, &mut broken)?;
+    let inputs = pictures.len() + broken.len();
     let resolved = model::resolve(&args.model.request(false))?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
     let classifier = Classifier::new(&resolved, machine.isa, args.size)?;
@@ -52,7 +54,7 @@ pub(crate) fn run(args: Predict, machine: &Machine, terminal: &Terminal) -> Resu
     if broken.is_empty() {
         return Ok(());
     }
-    Err(Failure::data(format!("{} of {} inputs could not be read", broken.len(), pictures.len().max(broken.len()))))
+    Err(Failure::data(format!("{} of {inputs} inputs could not be read", broken.len())))
 }
 
 fn prepare(path: &Path, classifier: &Classifier) -> mila::data::Result<Vec<f32>> {
@@ -82,18 +84,10 @@ fn show(
             terminal.result(json!({ "path": shown.to_string(), "predictions": predictions }))
         }
         Format::Csv => best.iter().enumerate().try_for_each(|(rank, p)| {
-            let (path, label) = (csv(&shown.to_string()), csv(&classifier.label(p.class)));
+            let (path, label) = (shown.to_string(), classifier.label(p.class));
+            let (path, label) = (csv::field(&path), csv::field(&label));
             terminal.result(format_args!("{path},{},{},{label},{:.6}", rank + 1, p.class, p.probability))
         }),
-    }
-}
-
-/// A CSV field: quoted where it has to be (RFC 4180).
-fn csv(field: &str) -> String {
-    if field.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", field.replace('"', "\"\""))
-    } else {
-        field.to_owned()
     }
 }
 
@@ -129,16 +123,21 @@ fn expand(path: &Path, pictures: &mut Vec<PathBuf>, broken: &mut Vec<(PathBuf, S
         return Ok(());
     }
     let pattern = path.to_string_lossy();
-    let found: Vec<PathBuf> = match glob::glob(&pattern) {
-        Ok(paths) if pattern.contains(['*', '?', '[']) => {
-            paths.filter_map(Result::ok).filter(|p| p.is_file()).collect()
+    let before = (pictures.len(), broken.len());
+    if let Ok(paths) = glob::glob(&pattern)
+        && pattern.contains(['*', '?', '['])
+    {
+        for found in paths {
+            match found {
+                Ok(found) if found.is_dir() => {}
+                Ok(found) => pictures.push(found),
+                Err(error) => broken.push((error.path().to_owned(), error.error().to_string())),
+            }
         }
-        _ => Vec::new(),
-    };
-    if found.is_empty() {
+    }
+    if (pictures.len(), broken.len()) == before {
         broken.push((path.to_owned(), "no such file".into()));
     }
-    pictures.extend(found);
     Ok(())
 }
 

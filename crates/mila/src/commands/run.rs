@@ -6,6 +6,7 @@ use std::time::Instant;
 #[cfg(feature = "train")]
 use mila::burn::{Burn, Form};
 use mila::cpu::Cpu;
+use mila::data::Limits;
 use mila::model::{self, Resolved};
 use mila::models::Output;
 use mila::npy;
@@ -21,6 +22,11 @@ pub(crate) fn run(args: Run, machine: &Machine, terminal: &Terminal) -> Result<(
     if channels != 3 {
         let input = args.input.display();
         return Err(Failure::data(format!("{input}: expected [batch, 3, height, width], found {channels} channels")));
+    }
+    let most = Limits::default().max_pixels;
+    if height.checked_mul(width).is_none_or(|pixels| pixels as u64 > most) {
+        let input = args.input.display();
+        return Err(Failure::data(format!("{input}: expected at most {most} pixels an image, found {height}x{width}")));
     }
     let opened = Instant::now();
     let resolved = model::resolve(&args.model.request(args.task == TaskName::Pyramid))?;
@@ -63,6 +69,12 @@ impl Job<'_> {
             Output::Logits(logits) => vec![e.read(&logits)?],
             Output::Pyramid(maps) => maps.iter().map(|map| e.read(map)).collect::<OpsResult<_>>()?,
         };
+        if self.args.check_finite {
+            for (level, map) in maps.iter().enumerate() {
+                let pyramid = self.args.task == TaskName::Pyramid;
+                check_finite(&if pyramid { format!("norm{level}") } else { "head".to_owned() }, map)?;
+            }
+        }
         self.terminal.note(format_args!("forward: {:.1} ms", 1e3 * started.elapsed().as_secs_f64()));
         tap.complete()?;
         for (path, map) in tap.seen.iter().map(|(path, map)| (path, map)) {
@@ -102,6 +114,18 @@ fn planar(values: &[f32], d: Dims) -> Vec<f32> {
     let tokens = d.tokens();
     let at = |b: usize, c: usize, n: usize| values[(b * tokens + n) * d.channels + c];
     (0..d.batch).flat_map(|b| (0..d.channels).flat_map(move |c| (0..tokens).map(move |n| at(b, c, n)))).collect()
+}
+
+/// Fails if the map `name` holds a NaN or an infinity.
+fn check_finite(name: &str, map: &Array<f32>) -> OpsResult<()> {
+    let broken = || map.values.iter().enumerate().filter(|(_, v)| !v.is_finite());
+    match broken().next() {
+        None => Ok(()),
+        Some((first, _)) => {
+            let image = first / (map.dims.tokens() * map.dims.channels).max(1);
+            Err(Error::NotFinite { name: name.to_owned(), count: broken().count(), image })
+        }
+    }
 }
 
 /// Keeps the wanted maps, and checks every named one for values that are not finite when asked to.
@@ -146,11 +170,7 @@ impl<E: Numeric> Tap<E> for Taps<'_, E> {
     fn see(&mut self, name: &str, map: E::Map) -> OpsResult<E::Map> {
         let array = self.e.read(&map)?;
         if self.check_finite {
-            let broken = || array.values.iter().enumerate().filter(|(_, v)| !v.is_finite());
-            if let Some((first, _)) = broken().next() {
-                let image = first / (array.dims.tokens() * array.dims.channels).max(1);
-                return Err(Error::NotFinite { name: name.to_owned(), count: broken().count(), image });
-            }
+            check_finite(name, &array)?;
         }
         for (_, path) in self.wanted.iter().filter(|(wanted, _)| wanted == name) {
             self.seen.push((path.clone(), array.clone()));

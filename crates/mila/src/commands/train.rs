@@ -1,11 +1,12 @@
 //! `mila train`: a run on a folder of class folders.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
 use mila::burn::Form;
+use mila::digits::{self, Digits};
 use mila::model::{self, Request};
 use mila::train::{Config, Data, Ended, EpochRecord, Observer, Outcome, Run, RunDirectory, StepRecord};
 use serde_json::json;
@@ -18,7 +19,7 @@ use crate::terminal::Terminal;
 pub(crate) fn run(args: Train, machine: &Machine, terminal: &Terminal) -> Result<(), Failure> {
     let config = configuration(&args)?;
     config.check()?;
-    let data = Data::open(&config)?;
+    let data = open(&config)?;
     terminal.note(format_args!(
         "{} classes, {} images to train on, {} to validate on",
         data.classes.len(),
@@ -26,17 +27,24 @@ pub(crate) fn run(args: Train, machine: &Machine, terminal: &Terminal) -> Result
         data.validation.len()
     ));
     if data.validation.is_empty() {
-        terminal.warning("no image to validate on: every epoch will score 0");
+        terminal.warning("no image to validate on: every epoch will score 0, and best/ is the last epoch's model");
     }
-    let resolved = model::resolve(&Request {
-        model: config.arch.clone(),
-        weights: config.weights.clone(),
-        reset_head: config.reset_head,
-        seed: config.seed,
-        classes: Some(data.classes.len()),
-        ..Request::default()
-    })?;
-    if config.weights.is_some() {
+    let goes_on = args.resume && RunDirectory::open(&config.out)?.has_state();
+    if args.resume && !goes_on {
+        terminal.warning("the run has no saved state: it starts from the beginning");
+    }
+    let resolved = model::resolve_preset(
+        config.preset()?,
+        &Request {
+            // A saved state holds the weights.
+            weights: config.weights.clone().filter(|_| !goes_on),
+            reset_head: config.reset_head,
+            seed: config.seed,
+            classes: Some(data.classes.len()),
+            ..Request::default()
+        },
+    )?;
+    if config.weights.is_some() && !goes_on {
         resolved.notes.iter().for_each(|note| terminal.note(note));
     }
     let run = if args.resume {
@@ -45,6 +53,15 @@ pub(crate) fn run(args: Train, machine: &Machine, terminal: &Terminal) -> Result
         Run::create(config, data, &resolved.parameters, &environment(machine))?
     };
     train(run.with_form(Form::Kernels(machine.isa)), terminal).map(|_| ())
+}
+
+/// The data that the configuration names: a folder, or the digits of `mila demo`.
+fn open(config: &Config) -> Result<Data, Failure> {
+    if config.data != Path::new(digits::NAME) {
+        return Ok(Data::open(config)?);
+    }
+    let Digits { train, test, classes } = digits::load(config.val_fraction, digits::SPLIT_SEED);
+    Ok(Data { train, validation: test, classes })
 }
 
 /// The settings: the file, or those of the run that goes on, then options, then `--set`.
@@ -74,13 +91,18 @@ fn configuration(args: &Train) -> Result<Config, Failure> {
     if config.data.as_os_str().is_empty() {
         return Err(Failure::usage("no data: give --data DIR, or `data` in the configuration"));
     }
-    if !args.resume {
-        // A run is resumed from anywhere.
-        for path in [&mut config.data, &mut config.out] {
-            *path = std::path::absolute(&*path).map_err(|e| Failure::run(format_args!("{}: {e}", path.display())))?;
-        }
+    // A run is resumed from anywhere.
+    config.out = absolute(&config.out)?;
+    if config.data != Path::new(digits::NAME) {
+        config.data = absolute(&config.data)?;
     }
+    config.weights = config.weights.as_deref().map(absolute).transpose()?;
     Ok(config)
+}
+
+/// The path from the root of the file system.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|e| Failure::run(format_args!("{}: {e}", path.display())))
 }
 
 fn toml_string(text: &str) -> String {
@@ -100,7 +122,7 @@ pub(crate) fn environment(machine: &Machine) -> serde_json::Value {
     })
 }
 
-/// Trains with a bar on a terminal and lines elsewhere; Ctrl-C saves and stops after the running step.
+/// Trains with a bar on a terminal and lines elsewhere; Ctrl-C saves and stops after the running batch.
 pub(crate) fn train(run: Run, terminal: &Terminal) -> Result<(Outcome, PathBuf), Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
@@ -111,6 +133,13 @@ pub(crate) fn train(run: Run, terminal: &Terminal) -> Result<(Outcome, PathBuf),
     };
     ctrlc::set_handler(handler).map_err(|e| Failure::run(format_args!("cannot listen for Ctrl-C: {e}")))?;
     let directory = run.directory().clone();
+    let validates = run.validates();
+    if let Some(bytes) = run.cache_refused() {
+        terminal.note(format_args!(
+            "pictures are decoded anew in every epoch: kept, they would take {:.1} GiB, and at most 2 are used",
+            bytes as f64 / (1_u64 << 30) as f64
+        ));
+    }
     let (done, steps) = run.steps();
     terminal.note(format_args!("{} parameters, {steps} steps, in {}", run.parameters(), directory.root().display()));
     if done > 0 {
@@ -132,14 +161,16 @@ pub(crate) fn train(run: Run, terminal: &Terminal) -> Result<(Outcome, PathBuf),
             "interrupted; the state is saved, `mila train --out {place} --resume` goes on"
         )));
     }
-    let best = outcome.history.iter().max_by(|a, b| a.val_top1.total_cmp(&b.val_top1));
-    if let Some(best) = best {
-        terminal.result(format_args!(
-            "best validation top-1 {:.2} % in epoch {}, model in {}",
-            100.0 * best.val_top1,
-            best.epoch,
-            directory.best().display()
-        ))?;
+    if let Some(best) = &outcome.best {
+        let place = directory.best();
+        let (epoch, place) = (best.epoch, place.display());
+        match validates {
+            true => terminal.result(format_args!(
+                "best validation top-1 {:.2} % in epoch {epoch}, model in {place}",
+                100.0 * best.val_top1
+            ))?,
+            false => terminal.result(format_args!("not validated; model of epoch {epoch} in {place}"))?,
+        }
     }
     if outcome.skipped.is_empty() {
         return Ok((outcome, directory.root().to_owned()));

@@ -6,6 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use image::{Rgb, RgbImage};
+use mila::graph::Trace;
+use mila::models::{Preset, Task};
+use mila::ops::{Seeded, Source, Values, Wanted};
+use mila::weights::write_tensors;
+
+/// Name, shape, values.
+pub(crate) type Tensor = (String, Vec<usize>, Vec<f32>);
 
 /// A folder that is gone after the test.
 pub(crate) struct Scene {
@@ -81,6 +88,31 @@ impl Scene {
     pub(crate) fn input(&self, name: &str, shape: [usize; 4]) {
         let values: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i as f32 * 0.37).sin()).collect();
         mila::npy::write(&self.path(name), &shape, &values).expect("a written tensor");
+    }
+
+    /// Weights of mila-nano for `task`, those of seed 9 as `change` leaves them.
+    pub(crate) fn weights(&self, name: &str, task: Task, change: impl Fn(&mut Vec<Tensor>)) {
+        let preset = Preset::find("mila-nano").expect("a registered model");
+        let manifest = Trace::of(preset, task).expect("a trace");
+        let seeded = Seeded::new(9);
+        let values = |wanted: &Wanted| seeded.fetch(wanted).expect("values").into_f32().into_owned();
+        let tensor = |wanted: &Wanted| (wanted.name.clone(), wanted.shape.clone(), values(wanted));
+        let mut tensors: Vec<Tensor> = manifest.manifest().iter().map(tensor).collect();
+        change(&mut tensors);
+        let stored = tensors.into_iter().map(|(name, shape, values)| (name, shape, Values::F32(values.into())));
+        write_tensors(&self.path(name), stored).expect("written weights");
+    }
+
+    /// A model directory of mila-nano with those weights, whose `config.json` is `change`d.
+    pub(crate) fn model(&self, name: &str, task: Task, change: impl Fn(&mut serde_json::Value)) {
+        self.weights("weights.safetensors", Task::Classify { classes: 10 }, |_| {});
+        self.ok(&["convert", "weights.safetensors", name, "--arch", "mila-nano"]);
+        self.weights(&format!("{name}/model.safetensors"), task, |_| {});
+        let file = self.path(name).join("config.json");
+        let text = std::fs::read(&file).expect("a configuration");
+        let mut config = serde_json::from_slice(&text).expect("JSON");
+        change(&mut config);
+        std::fs::write(file, config.to_string()).expect("a written configuration");
     }
 
     /// Shape and values of a written tensor.
