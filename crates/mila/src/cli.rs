@@ -28,6 +28,9 @@ const EXAMPLES: &str = "Examples:
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 threshold not met, 130 interrupted.";
 
+/// Threads beyond which a pool takes longer to start than anything it could speed up.
+const MOST_THREADS: usize = 512;
+
 /// Options of every command.
 #[derive(Args)]
 pub(crate) struct Global {
@@ -69,8 +72,11 @@ impl Global {
     pub(crate) fn machine(&self) -> Result<Machine, Failure> {
         let available = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = match self.threads {
-            Some(0) => return Err(Failure::usage("--threads 0: expected at least 1")),
-            Some(threads) => threads,
+            Some(threads) if (1..=MOST_THREADS).contains(&threads) => threads,
+            Some(threads) => {
+                let expected = format!("expected at least 1 and at most {MOST_THREADS}");
+                return Err(Failure::usage(format!("--threads {threads}: {expected}")));
+            }
             None => available,
         };
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(Failure::run)?;
@@ -276,7 +282,8 @@ pub(crate) struct Run {
   mila train --data pets/ --arch mila-nano --out runs/pets
   mila train pets.toml --set epochs=60 --set lr=1e-3
   mila train --out runs/pets --resume
-Every setting of a configuration file, with its default, is in the config.toml of a run directory.")]
+The config.toml of a run directory lists every setting with its value. Absent unless set: weights, drop_path, crop_pct, and
+image_size, an array [HEIGHT, WIDTH].")]
 pub(crate) struct Train {
     /// Configuration file
     #[arg(value_name = "CONFIG.toml")]

@@ -2,6 +2,19 @@
 //!
 //! This crate is the command line and the facade of the library: it re-exports the crates that one builds on, resolves
 //! what a command line calls a MODEL ([`model`]), and classifies pictures ([`classify`]).
+//!
+//! ```no_run
+//! use mila::cpu::Cpu;
+//! use mila::models::{Preset, Task};
+//! use mila::ops::{Dims, NoTap, Numeric, Seeded};
+//!
+//! let pixels = vec![0.0; 427 * 640 * 3];
+//! let mut cpu = Cpu::default();
+//! let model = Preset::find("mila-t")?.build(&mut cpu, &Seeded::new(0), Task::Pyramid)?;
+//! let image = cpu.map(Dims::new(1, 427, 640, 3), &pixels)?;
+//! let maps = model.forward(&cpu, image, &mut NoTap)?.pyramid();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod classify;
 pub mod contact_sheet;

@@ -29,6 +29,9 @@ fn wrong_usage_ends_with_2() {
     scene.fails(&["models", "resnet"], 2, "mila-nano, mila-t");
     scene.fails(&["frobnicate"], 2, "unrecognized subcommand");
     scene.fails(&["--threads", "0", "models"], 2, "at least 1");
+    scene.fails(&["--threads", "100000000", "models"], 2, "at most 512");
+    scene.picture("a.png", [1, 2, 3], 8);
+    scene.fails(&["predict", "mila-nano", "a.png", "--size", "65535x65535"], 2, "120 million");
     scene.fails(&["predict", "nothing-like-this", "x.png"], 2, "unknown architecture");
     scene.fails(&["run", "x.npy", "--input", "x.npy", "--output", "y.npy"], 2, "--weights");
     scene.fails(

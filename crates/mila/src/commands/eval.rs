@@ -20,6 +20,8 @@ pub(crate) fn run(args: Eval, machine: &Machine, terminal: &Terminal) -> Result<
     let resolved = model::resolve(&request)?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
     let classifier = Classifier::new(&resolved, machine.isa, args.size)?;
+    // An input size that no picture can have is the option's fault, not each picture's.
+    classifier.transform().check()?;
     let names = match_classes(&mut samples, &classifier)?;
     let total = samples.items.len();
     let options = LoaderOptions { batch: args.batch as usize, threads: 1, ..LoaderOptions::default() };

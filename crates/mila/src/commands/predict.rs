@@ -23,6 +23,8 @@ pub(crate) fn run(args: Predict, machine: &Machine, terminal: &Terminal) -> Resu
     let resolved = model::resolve(&args.model.request(false))?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
     let classifier = Classifier::new(&resolved, machine.isa, args.size)?;
+    // An input size that no picture can have is the option's fault, not each picture's.
+    classifier.transform().check()?;
     if args.format == Format::Csv {
         terminal.result("path,rank,class,label,probability")?;
     }
