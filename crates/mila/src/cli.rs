@@ -110,6 +110,7 @@ pub(crate) enum Command {
     /// Convert weights between .pth, .safetensors and model directories (never writes .pth)
     Convert(Convert),
     /// Show what this machine offers and how fast it is
+    #[command(after_help = "Examples:\n  mila doctor\n  mila doctor --threads 1 --isa avx2")]
     Doctor,
     /// Print the completions of a shell
     #[command(after_help = "Example:\n  mila completions bash > ~/.local/share/bash-completion/completions/mila")]

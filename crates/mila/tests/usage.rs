@@ -14,7 +14,7 @@ fn help_teaches_by_example() {
     for verb in ["models", "predict", "run", "eval", "convert", "doctor", "Exit codes"] {
         assert!(help.contains(verb), "no `{verb}` in\n{help}");
     }
-    for verb in ["predict", "run", "models", "eval", "convert"] {
+    for verb in ["predict", "run", "models", "eval", "convert", "doctor"] {
         assert!(scene.ok(&[verb, "--help"]).contains("Examples:"), "{verb}");
     }
 }
