@@ -44,16 +44,11 @@ impl Run {
     fn train_epoch(&mut self, observer: &mut dyn Observer) -> Result<bool> {
         let done = self.position.running.steps as usize;
         let mut epoch = self.train.epoch(self.position.epoch);
-        for _ in 0..done {
-            epoch.next();
-        }
+        epoch.by_ref().take(done).for_each(drop);
         let mut started = Instant::now();
         let mut go_on = true;
         while go_on {
             let Some(batch) = epoch.next() else { break };
-            if batch.n == 0 {
-                continue;
-            }
             let progress = self.step(&batch)?;
             let running = &mut self.position.running;
             running.steps += 1;

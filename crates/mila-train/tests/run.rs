@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mila_data::{ImageSource, Picture};
+use mila_data::{ImageSource, Picture, Sample, Samples};
 use mila_ops::Seeded;
 use mila_train::{Config, Data, Ended, EpochRecord, Error, Observer, Outcome, Result, Run, StepRecord};
 
@@ -75,6 +75,39 @@ fn a_run_stopped_anywhere_goes_on_to_the_same_bits() {
         let outcome = resume(config(&parts), None).unwrap();
         assert_eq!(outcome.ended, Ended::Finished);
         assert_eq!(scores(&outcome), scores(&expected), "stopped at {stop}");
+        assert_equal_runs(&whole, &parts);
+    }
+}
+
+/// A file of an uncompressed 32x32 picture (BMP, 24 bits), or of nothing readable.
+fn write_picture(path: &Path, readable: bool, shade: u8) {
+    let mut bytes = b"BM".to_vec();
+    for field in [54 + 32 * 32 * 3, 0, 54, 40, 32, 32, 1 | 24 << 16, 0, 0, 0, 0, 0, 0u32] {
+        bytes.extend(field.to_le_bytes());
+    }
+    bytes.extend((0..32 * 32 * 3).map(|i: u32| (i % 200) as u8 ^ shade));
+    std::fs::write(path, if readable { &bytes } else { &bytes[..10] }).unwrap();
+}
+
+/// A batch of which no picture can be read makes no step, and counts for none when a run goes on.
+#[test]
+fn unreadable_batches_do_not_shift_where_a_run_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let item = |i: usize| {
+        let path = folder.path().join(format!("{i}.bmp"));
+        write_picture(&path, i % 2 == 0, 20 * i as u8);
+        Sample { path, class: (i / 2 % 2) as u32 }
+    };
+    let samples = Samples { classes: data().classes, items: (0..10).map(item).collect(), ignored: 0 };
+    let data = || Data { train: ImageSource::Folder(samples.clone()), ..data() };
+    let config = |out: &Path| Config { batch: 1, cache: false, ..config(out) };
+    let whole = folder.path().join("whole");
+    create(config(&whole), data()).unwrap().train(&mut StopAt(None)).unwrap();
+    for stop in [1, 3, 4] {
+        let parts = folder.path().join(format!("stopped-{stop}"));
+        create(config(&parts), data()).unwrap().train(&mut StopAt(Some(stop))).unwrap();
+        let run = Run::resume(config(&parts), data(), &Seeded::new(0)).unwrap();
+        assert_eq!(run.train(&mut StopAt(None)).unwrap().skipped.len(), 5, "stopped at {stop}");
         assert_equal_runs(&whole, &parts);
     }
 }

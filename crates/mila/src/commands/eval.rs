@@ -30,9 +30,7 @@ pub(crate) fn run(args: Eval, machine: &Machine, terminal: &Terminal) -> Result<
     let bar = terminal.bar(total as u64, "images");
     let mut epoch = loader.epoch(0);
     for batch in epoch.by_ref() {
-        if batch.n > 0 {
-            scores.add(&classifier.logits(&batch.images, batch.n)?, &batch.labels);
-        }
+        scores.add(&classifier.logits(&batch.images, batch.n)?, &batch.labels);
         bar.inc(batch.n as u64);
     }
     bar.finish_and_clear();
