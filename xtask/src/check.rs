@@ -15,7 +15,7 @@ const CARGO: [(&str, &str, Option<&str>); 5] = [
     ("clippy without training", "clippy -p mila --no-default-features --all-targets --locked -- -D warnings", None),
     ("rustdoc", "doc --workspace --no-deps --locked", Some("-D warnings")),
     // Not `advisories`: their database is a repository that is not reachable from everywhere.
-    ("deny", "deny --locked check bans licenses sources", None),
+    ("deny", "deny --locked check --hide-inclusion-graph bans licenses sources", None),
 ];
 
 /// Runs every step, whatever the ones before it gave, and fails if one did.

@@ -95,7 +95,7 @@ fn unreadable_batches_do_not_shift_where_a_run_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let item = |i: usize| {
         let path = folder.path().join(format!("{i}.bmp"));
-        write_picture(&path, i % 2 == 0, 20 * i as u8);
+        write_picture(&path, i.is_multiple_of(2), 20 * i as u8);
         Sample { path, class: (i / 2 % 2) as u32 }
     };
     let samples = Samples { classes: data().classes, items: (0..10).map(item).collect(), ignored: 0 };
