@@ -6,7 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+
+use crate::python::{Environment, run};
 
 const TOOLS: &str = "tools/golden";
 /// Where `make.py` writes, below the folder that holds its `tools/golden`.
@@ -16,7 +18,12 @@ const WRITTEN: [&str; 2] = ["crates/mila-models/tests/golden", "crates/mila-weig
 pub(crate) fn golden(root: &Path, python: Option<PathBuf>, compare: bool) -> Result<()> {
     let python = match python {
         Some(python) => std::path::absolute(python)?,
-        None => environment(root)?,
+        None => Environment {
+            folder: ".venv",
+            requirements: &["tools/golden/requirements.txt"],
+            warning: "this downloads several GB of PyTorch",
+        }
+        .interpreter(root)?,
     };
     if !compare {
         return run(Command::new(python).arg(root.join(TOOLS).join("make.py")));
@@ -42,41 +49,6 @@ pub(crate) fn golden(root: &Path, python: Option<PathBuf>, compare: bool) -> Res
     }
     ensure!(differences.is_empty(), "{} files differ; the new ones are in {}", differences.len(), scratch.display());
     println!("the committed goldens are what {TOOLS} writes");
-    Ok(())
-}
-
-/// The interpreter of `.venv`, which is made and filled if it is not there.
-fn environment(root: &Path) -> Result<PathBuf> {
-    let folder = root.join(".venv");
-    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
-    // Written last, so that an environment whose installation was interrupted is completed.
-    let complete = folder.join("golden-requirements.txt");
-    let requirements = root.join(TOOLS).join("requirements.txt");
-    let wanted = fs::read(&requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
-    if fs::read(&complete).is_ok_and(|installed| installed == wanted) {
-        return Ok(python);
-    }
-    eprintln!("making {}: this downloads several GB of PyTorch (stop with Ctrl-C, or give --python)", folder.display());
-    if !python.exists() {
-        let maker = ["python3.11", "python3"].into_iter().find(|name| starts(name));
-        let maker = maker.context("no python3.11 and no python3 in PATH")?;
-        run(Command::new(maker).args(["-m", "venv"]).arg(&folder))?;
-    }
-    run(Command::new(&python).args(["-m", "pip", "install", "--requirement"]).arg(&requirements))?;
-    fs::write(&complete, wanted).with_context(|| format!("cannot write {}", complete.display()))?;
-    Ok(python)
-}
-
-fn starts(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    println!("$ {command:?}");
-    let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
-    if !status.success() {
-        bail!("{:?} ended with {status}", command.get_program());
-    }
     Ok(())
 }
 

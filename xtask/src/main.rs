@@ -2,6 +2,9 @@
 
 mod check;
 mod golden;
+mod instructions;
+mod onnx;
+mod python;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -15,12 +18,19 @@ The project's automation.
 Usage: cargo xtask COMMAND
 
 Commands:
-  check     formatting, clippy, rustdoc, cargo-deny, tidy: all of them, then what failed
-  tidy      the rules on the source tree that no other tool knows
-  golden    writes the files under crates/*/tests that PyTorch makes
-              --check          writes them elsewhere and compares them with the committed ones
-              --python FILE    an interpreter that has tools/golden/requirements.txt; else `.venv` is
-                               made with Python 3.11, which downloads several GB of PyTorch
+  check         formatting, clippy, rustdoc, cargo-deny, tidy: all of them, then what failed
+  tidy          the rules on the source tree that no other tool knows
+  golden        writes the files under crates/*/tests that PyTorch makes
+                  --check          writes them elsewhere and compares them with the committed ones
+                  --python FILE    an interpreter that has tools/golden/requirements.txt; else `.venv` is
+                                   made with Python 3.11, which downloads several GB of PyTorch
+  instructions  counts the instructions of forward passes under valgrind; 3 % more than committed fail
+                  --write          writes the counts over the committed ones
+  onnx          exports every model and compares what ONNX Runtime makes of it with `mila run`
+                  --openvino       OpenVINO too
+                  --peers          rten and tract too, which takes minutes to build
+                  --models A,B     these models only
+                  --python FILE    an interpreter that has tools/onnx_requirements.txt; else `.venv-onnx` is made
 
 Exit codes: 0 done, 1 failed, 2 usage.
 ";
@@ -46,6 +56,8 @@ enum Command {
     Check,
     Tidy,
     Golden { python: Option<PathBuf>, compare: bool },
+    Instructions { write: bool },
+    Onnx(onnx::Options),
 }
 
 impl Command {
@@ -71,6 +83,9 @@ impl Command {
                 }
                 Some(Self::Golden { python, compare })
             }
+            ("onnx", options) => onnx::Options::parse(options).map(Self::Onnx),
+            ("instructions", []) => Some(Self::Instructions { write: false }),
+            ("instructions", [option]) if option == "--write" => Some(Self::Instructions { write: true }),
             _ => None,
         }
     }
@@ -91,6 +106,8 @@ fn run(command: Command) -> Result<()> {
             }
         }
         Command::Golden { python, compare } => golden::golden(root, python, compare)?,
+        Command::Onnx(options) => onnx::onnx(root, &options)?,
+        Command::Instructions { write } => instructions::instructions(root, write)?,
     }
     Ok(())
 }
@@ -114,12 +131,26 @@ mod tests {
         assert_eq!(parse("golden --check"), Some(Command::Golden { python: None, compare: true }));
         let python = Some(PathBuf::from("bin/python"));
         assert_eq!(parse("golden --python bin/python"), Some(Command::Golden { python, compare: false }));
+        assert_eq!(parse("instructions"), Some(Command::Instructions { write: false }));
+        assert_eq!(parse("instructions --write"), Some(Command::Instructions { write: true }));
         assert_eq!(parse("tidy --help"), Some(Command::Help));
+        let options =
+            onnx::Options { python: Some("p".into()), openvino: true, peers: true, models: Some("a,b".into()) };
+        assert_eq!(parse("onnx --peers --models a,b --openvino --python p"), Some(Command::Onnx(options)));
     }
 
     #[test]
     fn what_is_not_known_is_refused() {
-        for line in ["", "chek", "check --fast", "golden --python", "golden bin/python"] {
+        for line in [
+            "",
+            "chek",
+            "check --fast",
+            "golden --python",
+            "golden bin/python",
+            "instructions --check",
+            "onnx --models",
+            "onnx mila-t",
+        ] {
             assert_eq!(parse(line), None, "{line}");
         }
     }

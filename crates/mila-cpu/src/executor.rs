@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mila_kernels::linear_attention::{self, Attention};
-use mila_kernels::{Epilogue, Isa, activation, conv, depthwise, elementwise, layer_norm, linear, pool};
+use mila_kernels::{Epilogue, Isa, activation, conv, depthwise, elementwise, layer_norm, linear, mlp, pool};
 use mila_ops::reference::Array;
 use mila_ops::{
-    Activation, BatchNormWanted, ConvWanted, Dims, DropPath, Executor, LinearWanted, Mlp, NormWanted, Numeric, Onto,
+    Activation, BatchNormWanted, ConvWanted, Dims, DropPath, Executor, GatedInput, LinearWanted, Mlp, NormWanted, Numeric, Onto,
     Residual, Result, Source, Tap, Wanted, Window, composed, rope2d, shape,
 };
 
 use crate::buffer::{Map, Pool, Recycling};
+use crate::observer::Observer;
 use crate::prepared::{Affine, Conv, Kernel, Linear, Norm, fetch};
 
 /// Rotary tables that are kept: four sizes of a model of four stages. A stream of ever new sizes must not fill the memory.
@@ -22,6 +23,7 @@ const TABLES: usize = 16;
 pub struct Cpu {
     isa: Isa,
     pool: Arc<Pool>,
+    observer: Option<Arc<dyn Observer>>,
     /// Rotary tables by height, width and channels.
     rotations: RwLock<HashMap<[usize; 3], Arc<Vec<f32>>>>,
 }
@@ -41,7 +43,33 @@ impl Cpu {
 
     /// With a rule for recycled memory; tests poison it.
     pub fn with_recycling(isa: Isa, recycling: Recycling) -> Self {
-        Self { isa, pool: Arc::new(Pool::new(recycling)), rotations: RwLock::default() }
+        Self { isa, pool: Arc::new(Pool::new(recycling)), observer: None, rotations: RwLock::default() }
+    }
+
+    /// With somebody who is told of every operator.
+    #[must_use]
+    pub fn observed(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    /// A fresh map of `dims`, written by the operator `name`.
+    fn operator(&self, name: &'static str, dims: Dims, write: impl FnOnce(&mut [f32])) -> Result<Map> {
+        self.begin(name);
+        let map = self.written(dims, write);
+        self.end(dims);
+        Ok(map)
+    }
+
+    fn begin(&self, operator: &'static str) {
+        if let Some(observer) = &self.observer {
+            observer.begin(operator);
+        }
+    }
+
+    fn end(&self, output: Dims) {
+        if let Some(observer) = &self.observer {
+            observer.end(output);
+        }
     }
 
     /// The instruction set that the kernels run on.
@@ -90,7 +118,7 @@ impl Cpu {
         shape::channels("linear", p.weight.depth(), x.dims().channels)?;
         let dims = x.dims().with_channels(p.weight.columns());
         let epilogue = epilogue(dims, p.bias.as_deref(), then, residual)?;
-        Ok(self.written(dims, |y| linear::forward(self.isa, x.values(), &p.weight, epilogue, y)))
+        self.operator("linear", dims, |y| linear::forward(self.isa, x.values(), &p.weight, epilogue, y))
     }
 
     /// The convolution, then the activation, then the residual.
@@ -105,11 +133,16 @@ impl Cpu {
         let window =
             mila_kernels::Window { kernel: p.window.kernel, stride: p.window.stride, padding: p.window.padding };
         let (isa, values, extent) = (self.isa, x.values(), extent(input));
-        Ok(self.written(dims, |y| match &p.kernel {
+        let name = match p.kernel {
+            Kernel::Pointwise(_) => "pointwise convolution",
+            Kernel::Depthwise(_) => "depthwise convolution",
+            Kernel::Full(_) => "convolution",
+        };
+        self.operator(name, dims, |y| match &p.kernel {
             Kernel::Pointwise(weight) => linear::forward(isa, values, weight, epilogue, y),
             Kernel::Depthwise(weight) => depthwise::forward(isa, values, extent, window, weight, epilogue, y),
             Kernel::Full(weight) => conv::forward(isa, values, extent, window, weight, epilogue, y),
-        }))
+        })
     }
 
     /// `x` with zeros below and to the right, where it is too small for one window; see [`Window::output`].
@@ -207,20 +240,20 @@ impl Executor for Cpu {
 
     fn batch_norm(&self, x: &Map, p: &Affine) -> Result<Map> {
         shape::channels("batch norm", p.scale.len(), x.dims().channels)?;
-        Ok(self.written(x.dims(), |y| {
+        self.operator("batch norm", x.dims(), |y| {
             let channels = p.scale.len();
             for (y, x) in y.chunks_exact_mut(channels).zip(x.values().chunks_exact(channels)) {
                 for c in 0..channels {
                     y[c] = x[c] * p.scale[c] + p.shift[c];
                 }
             }
-        }))
+        })
     }
 
     fn layer_norm(&self, x: &Map, p: &Norm) -> Result<Map> {
         shape::channels("layer norm", p.weight.len(), x.dims().channels)?;
         let forward = |y: &mut [f32]| layer_norm::forward(self.isa, x.values(), &p.weight, Some(&p.bias), p.eps, y);
-        Ok(self.written(x.dims(), forward))
+        self.operator("layer norm", x.dims(), forward)
     }
 
     fn activate(&self, x: Map, then: Activation) -> Result<Map> {
@@ -228,7 +261,7 @@ impl Executor for Cpu {
             return Ok(x);
         }
         let forward = |y: &mut [f32]| activation::forward(self.isa, kernel_activation(then), x.values(), y);
-        Ok(self.written(x.dims(), forward))
+        self.operator("activation", x.dims(), forward)
     }
 
     fn linear_attention(&self, qk: &Map, v: &Map, heads: usize) -> Result<Map> {
@@ -242,22 +275,25 @@ impl Executor for Cpu {
         let rotations = self.rotations(dims);
         let forward =
             |y: &mut [f32]| linear_attention::forward(self.isa, qk.values(), v.values(), shape, &rotations, y);
-        Ok(self.written(dims, forward))
+        self.operator("linear attention", dims, forward)
     }
 
     fn add(&self, a: Map, b: &Map) -> Result<Map> {
         shape::same("add", &a.dims(), &b.dims())?;
-        Ok(self.changed(a, |a| elementwise::add_assign(self.isa, b.values(), a)))
+        self.begin("add");
+        let sum = self.changed(a, |a| elementwise::add_assign(self.isa, b.values(), a));
+        self.end(sum.dims());
+        Ok(sum)
     }
 
     fn mul(&self, a: Map, b: &Map) -> Result<Map> {
         shape::same("mul", &a.dims(), &b.dims())?;
-        Ok(self.written(a.dims(), |y| elementwise::multiply(self.isa, a.values(), b.values(), y)))
+        self.operator("mul", a.dims(), |y| elementwise::multiply(self.isa, a.values(), b.values(), y))
     }
 
     fn scale(&self, x: Map, factors: &Vec<f32>) -> Result<Map> {
         shape::channels("scale", factors.len(), x.dims().channels)?;
-        Ok(self.written(x.dims(), |y| elementwise::scale_channels(self.isa, x.values(), factors, y)))
+        self.operator("scale", x.dims(), |y| elementwise::scale_channels(self.isa, x.values(), factors, y))
     }
 
     fn drop_path(&self, x: Map, _: DropPath) -> Result<Map> {
@@ -267,7 +303,7 @@ impl Executor for Cpu {
     fn mean_tokens(&self, x: &Map) -> Result<Map> {
         let dims = x.dims();
         let shape = (dims.batch, dims.tokens(), dims.channels);
-        Ok(self.written(Dims { height: 1, width: 1, ..dims }, |y| pool::mean_tokens(x.values(), shape, y)))
+        self.operator("mean", Dims { height: 1, width: 1, ..dims }, |y| pool::mean_tokens(x.values(), shape, y))
     }
 
     fn pad_to_multiple(&self, x: Map, multiple: usize) -> Result<Map> {
@@ -291,6 +327,28 @@ impl Executor for Cpu {
         }
     }
 
+    fn gated_input(&self, x: &Map, p: &GatedInput<Self>, tap: &mut dyn Tap<Self>) -> Result<(Map, Map)> {
+        if tap.wants(&p.norm_name) {
+            return composed::gated_input(self, x, p, tap);
+        }
+        shape::channels("layer norm", p.norm.weight.len(), x.dims().channels)?;
+        for linear in [&p.gate, &p.inner] {
+            shape::channels("linear", linear.weight.depth(), x.dims().channels)?;
+        }
+        let [gate_dims, inner_dims] = [&p.gate, &p.inner].map(|p| x.dims().with_channels(p.weight.columns()));
+        let (mut gate, mut inner) = (self.pool.map(gate_dims), self.pool.map(inner_dims));
+        self.begin("normed linear pair");
+        // Nothing else can share maps that the pool has just made.
+        if let (Some(gate), Some(inner)) = (gate.unique(), inner.unique()) {
+            let silu = epilogue(gate_dims, p.gate.bias.as_deref(), Activation::Silu, None)?;
+            let plain = epilogue(inner_dims, p.inner.bias.as_deref(), Activation::None, None)?;
+            let layers = [(&p.gate.weight, silu, gate), (&p.inner.weight, plain, inner)];
+            linear::forward_normed_pair(self.isa, x.values(), p.norm.kernel(), layers);
+        }
+        self.end(gate_dims.with_channels(gate_dims.channels + inner_dims.channels));
+        Ok((gate, inner))
+    }
+
     fn gated_output(&self, x: Map, gate: &Map, p: &Linear, add: Residual<Self>) -> Result<Map> {
         if add.layer_scale.is_some() {
             return composed::gated_output(self, x, gate, p, add);
@@ -306,19 +364,30 @@ impl Executor for Cpu {
         let forward = |y: &mut [f32]| {
             linear::forward_gated(self.isa, x.values(), gate.values(), &p.weight, epilogue, y);
         };
-        Ok(self.written(dims, forward))
+        self.operator("gated linear", dims, forward)
     }
 
     fn mlp(&self, x: Map, p: &Mlp<Self>, add: Residual<Self>, tap: &mut dyn Tap<Self>) -> Result<Map> {
         if add.layer_scale.is_some() || composed::taps_inside_mlp(p, tap) {
             return composed::mlp(self, x, p, add, tap);
         }
-        let hidden = self.linear(&self.layer_norm(&x, &p.norm)?, &p.fc1, p.activation)?;
-        let residual = match add.onto {
-            Onto::Input => x,
+        shape::channels("layer norm", p.norm.weight.len(), x.dims().channels)?;
+        shape::channels("linear", p.fc1.weight.depth(), x.dims().channels)?;
+        shape::channels("linear", p.fc2.weight.depth(), p.fc1.weight.columns())?;
+        let residual = match &add.onto {
+            Onto::Input => &x,
             Onto::Map(onto) => onto,
         };
-        self.linear_onto(&hidden, &p.fc2, Activation::None, Some(&residual))
+        let dims = x.dims().with_channels(p.fc2.weight.columns());
+        let mlp = mila_kernels::Mlp {
+            norm: p.norm.kernel(),
+            fc1: &p.fc1.weight,
+            bias: p.fc1.bias.as_deref(),
+            activation: kernel_activation(p.activation),
+            fc2: &p.fc2.weight,
+            epilogue: epilogue(dims, p.fc2.bias.as_deref(), Activation::None, Some(residual))?,
+        };
+        self.operator("mlp", dims, |y| mlp::forward(self.isa, x.values(), mlp, y))
     }
 }
 

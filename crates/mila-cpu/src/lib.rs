@@ -18,8 +18,10 @@
 
 mod buffer;
 mod executor;
+mod observer;
 mod prepared;
 
 pub use buffer::{Map, Recycling};
 pub use executor::Cpu;
 pub use mila_kernels::{Isa, Level};
+pub use observer::Observer;

@@ -87,6 +87,13 @@ impl Norm {
     }
 }
 
+impl Norm {
+    /// As the kernels take it.
+    pub(crate) fn kernel(&self) -> mila_kernels::Norm<'_> {
+        mila_kernels::Norm { weight: &self.weight, bias: &self.bias, eps: self.eps }
+    }
+}
+
 /// A batch norm with its running statistics: `x * scale + shift`.
 #[derive(Debug)]
 pub struct Affine {

@@ -17,6 +17,7 @@ mod cost;
 mod executor;
 mod extent;
 mod node;
+pub mod onnx;
 mod trace;
 
 pub use cost::{Cost, Layer, Sizes};

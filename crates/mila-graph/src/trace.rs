@@ -8,9 +8,9 @@ use crate::{Graph, Id, Node};
 /// The operators of one model on an image of symbolic batch, height and width, and its parameters.
 #[derive(Clone, Debug)]
 pub struct Trace {
-    nodes: Vec<Node>,
-    outputs: Vec<Id>,
-    manifest: Vec<Wanted>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) outputs: Vec<Id>,
+    pub(crate) manifest: Vec<Wanted>,
 }
 
 impl Trace {

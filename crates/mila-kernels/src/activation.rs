@@ -3,6 +3,7 @@
 use crate::{
     arithmetic::Arithmetic,
     isa::{Isa, Kernel},
+    lane::{self, Lane},
     math, threads,
 };
 
@@ -21,14 +22,35 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// Replaces every float of the lanes by its activation.
+    #[inline(always)]
+    pub(crate) fn finish_lanes<A: Arithmetic>(self, lanes: &mut [Lane]) {
+        if self != Activation::None {
+            self.finish::<A>(lane::floats_mut(lanes));
+        }
+    }
+
     /// Replaces every element of `y` by its activation.
     #[inline(always)]
     pub(crate) fn finish<A: Arithmetic>(self, y: &mut [f32]) {
+        // Loops, not closures, which may be compiled for themselves, without the instruction set.
         match self {
             Activation::None => {}
-            Activation::Relu => y.iter_mut().for_each(|y| *y = relu(*y)),
-            Activation::Silu => y.iter_mut().for_each(|y| *y = math::silu::<A>(*y)),
-            Activation::Gelu => y.iter_mut().for_each(|y| *y = math::gelu::<A>(*y)),
+            Activation::Relu => {
+                for y in y {
+                    *y = relu(*y);
+                }
+            }
+            Activation::Silu => {
+                for y in y {
+                    *y = math::silu::<A>(*y);
+                }
+            }
+            Activation::Gelu => {
+                for y in y {
+                    *y = math::gelu::<A>(*y);
+                }
+            }
         }
     }
 }

@@ -1,6 +1,11 @@
 //! The arithmetic of an instruction set: what the source of a kernel may know about it.
 
-use crate::isa::Level;
+use crate::{
+    isa::Level,
+    lane::Lane,
+    matrix::Panel,
+    tile::{self, Steps},
+};
 
 /// Floats in a register of [`Arithmetic`]: one register of AVX-512, two of AVX2, four of SSE or NEON.
 pub const LANES: usize = 16;
@@ -10,6 +15,9 @@ pub const LANES: usize = 16;
 pub trait Arithmetic {
     /// The level itself, a constant after inlining, for the choice of tile sizes.
     const LEVEL: Level;
+
+    /// Rows of a [strip](crate::strip), a multiple of the rows of a product's tile, sixteen at most.
+    const STRIP: usize = Self::LEVEL.strip();
 
     /// Sixteen floats in registers.
     type Register: Copy;
@@ -28,6 +36,51 @@ pub trait Arithmetic {
 
     /// `a * b + c`, float by float.
     fn mul_add_each(a: Self::Register, b: Self::Register, c: Self::Register) -> Self::Register;
+
+    /// `a + b`, float by float.
+    #[inline(always)]
+    fn add(a: Self::Register, b: Self::Register) -> Self::Register {
+        Self::mul_add_each(a, Self::splat(1.0), b)
+    }
+
+    /// `sums[t] += x[t * stride..][..16] * weight` for every `t`.
+    #[inline(always)]
+    fn mul_add_rows<const T: usize>(x: &[f32], stride: usize, weight: Self::Register, sums: &mut [Self::Register; T]) {
+        for (t, sum) in sums.iter_mut().enumerate() {
+            *sum = Self::mul_add_each(Self::load_part(&x[t * stride..][..LANES]), weight, *sum);
+        }
+    }
+
+    /// `tile[r][l] = start[l] + Σᵢ left[i][r] · panel[i][lane + l]`.
+    #[inline(always)]
+    fn multiply<const R: usize, const L: usize>(
+        left: Steps<'_>,
+        panel: &[Panel],
+        lane: usize,
+        start: &[Lane; L],
+        tile: &mut [[Lane; L]; R],
+    ) where
+        Self: Sized,
+    {
+        tile::multiply::<Self, R, L>(left, panel, lane, start, tile);
+    }
+
+    /// Sixteen floats of `x` from each of the first [`STRIP`](Self::STRIP) of `starts`, and zeros.
+    #[inline(always)]
+    fn load_rows(x: &[f32], starts: &[usize; LANES]) -> [Self::Register; LANES] {
+        std::array::from_fn(|row| match x[starts[row]..].first_chunk() {
+            Some(floats) if row < Self::STRIP => Self::load(floats),
+            _ => Self::splat(0.0),
+        })
+    }
+
+    /// The transpose: float `c` of register `r` becomes float `r` of register `c`.
+    #[inline(always)]
+    fn transpose(rows: [Self::Register; LANES]) -> [Self::Register; LANES] {
+        let mut matrix = [[0.0; LANES]; LANES];
+        matrix.iter_mut().zip(rows).for_each(|(floats, row)| Self::store(row, floats));
+        std::array::from_fn(|c| Self::load(&std::array::from_fn(|r| matrix[r][c])))
+    }
 
     /// The first floats of `x`, sixteen at most, followed by zeros.
     #[inline(always)]
@@ -108,7 +161,12 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{Arithmetic, LANES};
-    use crate::isa::Level;
+    use crate::{
+        isa::Level,
+        lane::Lane,
+        matrix::Panel,
+        tile::{self, Steps},
+    };
 
     /// The arithmetic of [`Level::Avx512`].
     pub(crate) struct Avx512;
@@ -120,6 +178,18 @@ mod x86 {
         #[inline(always)]
         fn mul_add(a: f32, b: f32, c: f32) -> f32 {
             a.mul_add(b, c)
+        }
+
+        #[inline(always)]
+        fn multiply<const R: usize, const L: usize>(
+            left: Steps<'_>,
+            panel: &[Panel],
+            lane: usize,
+            start: &[Lane; L],
+            tile: &mut [[Lane; L]; R],
+        ) {
+            // SAFETY: `Isa::run` alone chooses this arithmetic, on processors with its instructions.
+            unsafe { tile::multiply_avx512::<Self, R, L>(left, panel, lane, start, tile) }
         }
 
         #[inline(always)]
@@ -145,6 +215,92 @@ mod x86 {
             // SAFETY: AVX-512 F as above.
             unsafe { _mm512_fmadd_ps(a, b, c) }
         }
+
+        #[inline(always)]
+        fn load_part(x: &[f32]) -> __m512 {
+            // SAFETY: AVX-512 F as above; only the floats of the mask are read, which are those of `x`.
+            unsafe { _mm512_maskz_loadu_ps(first(x.len()), x.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn store_part(x: __m512, y: &mut [f32]) {
+            // SAFETY: AVX-512 F as above; only the floats of the mask are written, which are those of `y`.
+            unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), first(y.len()), x) }
+        }
+
+        #[inline(always)]
+        fn mul_add_rows<const T: usize>(x: &[f32], stride: usize, weight: __m512, sums: &mut [__m512; T]) {
+            assert!(stride <= isize::MAX as usize / 64 && x.len() >= (T - 1) * stride + LANES, "a row ends beyond its map");
+            for (t, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: AVX-512 F as above; row `t` ends within `x`.
+                let row = unsafe { _mm512_loadu_ps(x.as_ptr().add(t * stride)) };
+                *sum = Self::mul_add_each(row, weight, *sum);
+            }
+        }
+
+        #[inline(always)]
+        fn load_rows(x: &[f32], starts: &[usize; LANES]) -> [__m512; LANES] {
+            let last = starts.iter().fold(0, |last, &start| last.max(start));
+            assert!(last <= x.len() && x.len() - last >= LANES, "a row ends beyond its matrix");
+            let mut rows = [Self::splat(0.0); LANES];
+            for (row, &start) in rows.iter_mut().zip(starts).take(Self::STRIP) {
+                // SAFETY: AVX-512 F as above; `start` is at most `last`, from which on there are sixteen floats.
+                *row = unsafe { _mm512_loadu_ps(x.as_ptr().add(start)) };
+            }
+            rows
+        }
+
+        /// In four steps, each of which doubles the squares that are transposed.
+        #[inline(always)]
+        fn transpose(mut rows: [__m512; LANES]) -> [__m512; LANES] {
+            for quad in rows.as_chunks_mut::<4>().0 {
+                let [a, b, c, d] = *quad;
+                // SAFETY: AVX-512 F as above.
+                *quad = unsafe {
+                    let [a, b, c, d] = [
+                        _mm512_unpacklo_ps(a, b),
+                        _mm512_unpackhi_ps(a, b),
+                        _mm512_unpacklo_ps(c, d),
+                        _mm512_unpackhi_ps(c, d),
+                    ]
+                    .map(|x| _mm512_castps_pd(x));
+                    [
+                        _mm512_unpacklo_pd(a, c),
+                        _mm512_unpackhi_pd(a, c),
+                        _mm512_unpacklo_pd(b, d),
+                        _mm512_unpackhi_pd(b, d),
+                    ]
+                    .map(|x| _mm512_castpd_ps(x))
+                };
+            }
+            // Quarter q of register 4 i + j is now column 4 q + j of the rows 4 i to 4 i + 3.
+            let mut columns = rows;
+            for j in 0..4 {
+                let [a, b, c, d] = [rows[j], rows[4 + j], rows[8 + j], rows[12 + j]];
+                // SAFETY: AVX-512 F as above.
+                let quarters = unsafe {
+                    let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                    let (even_2, odd_2) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                    [
+                        _mm512_shuffle_f32x4::<0x88>(even, even_2),
+                        _mm512_shuffle_f32x4::<0x88>(odd, odd_2),
+                        _mm512_shuffle_f32x4::<0xdd>(even, even_2),
+                        _mm512_shuffle_f32x4::<0xdd>(odd, odd_2),
+                    ]
+                };
+                for (q, column) in quarters.into_iter().enumerate() {
+                    columns[4 * q + j] = column;
+                }
+            }
+            columns
+        }
+    }
+
+    /// The mask of the first `count` floats, sixteen at most.
+    #[inline(always)]
+    fn first(count: usize) -> __mmask16 {
+        debug_assert!(count <= LANES, "a register has no {count} floats");
+        ((1_u32 << count.min(LANES)) - 1) as __mmask16
     }
 
     /// The arithmetic of [`Level::Avx2`].
@@ -157,6 +313,18 @@ mod x86 {
         #[inline(always)]
         fn mul_add(a: f32, b: f32, c: f32) -> f32 {
             a.mul_add(b, c)
+        }
+
+        #[inline(always)]
+        fn multiply<const R: usize, const L: usize>(
+            left: Steps<'_>,
+            panel: &[Panel],
+            lane: usize,
+            start: &[Lane; L],
+            tile: &mut [[Lane; L]; R],
+        ) {
+            // SAFETY: `Isa::run` alone chooses this arithmetic, on processors with its instructions.
+            unsafe { tile::multiply_avx2::<Self, R, L>(left, panel, lane, start, tile) }
         }
 
         #[inline(always)]

@@ -1,21 +1,21 @@
 //! Convolution over all channels: a product of the windows, as rows, and the weight.
 //!
-//! A row of a window is contiguous in a map of pixels with their channels last, so the product reads the windows where they
-//! are: in a copy of a band of the map that has the padding's zeros, or in the map itself if there is no padding.
+//! A row of a window is contiguous in a map of pixels with their channels last, so the [strips](crate::strip) of the product
+//! are filled from the map itself.
 //!
 //! Where the window does not fit the input there is no output; a caller that wants one pads first.
 
-use std::borrow::Cow;
-
 use crate::{
-    activation::Activation,
+    arithmetic::LANES,
     epilogue::Epilogue,
     isa::Isa,
-    linear,
+    linear::{self, Layer},
     matrix::PackedMatrix,
-    product::{self, Left, Product, ROWS, Start},
+    product, scratch,
     shape::{Map, Window},
+    strip::Rows,
     threads,
+    windows::{Overlap, Windows},
 };
 
 #[cfg(test)]
@@ -64,80 +64,8 @@ pub fn forward(
     assert_eq!(x.len(), shape.len(), "conv: x is {shape:?}");
     assert_eq!(depth, window.taps() * shape.channels, "conv: depth of the weight");
     assert_eq!(y.len(), output.len(), "conv: y is {output:?}");
-    epilogue.check("conv", outputs, y.len());
-    if window == (Window { kernel: 1, stride: 1, padding: 0 }) {
-        return linear::forward(isa, x, weight, epilogue, y);
-    }
-    if y.is_empty() {
-        return;
-    }
-    let height = band_height(output);
-    let row = output.width * outputs;
-    let bands = output.height.div_ceil(height);
-    let pieces = y.chunks_mut(output.height * row).flat_map(|image| image.chunks_mut(height * row));
-    threads::each(pieces, |index, y| {
-        let (image, first) = (index / bands, index % bands * height);
-        let start = (image * output.height + first) * row;
-        let band = Band::new(x, shape, window, image, first, y.len() / row);
-        isa.run(Product {
-            left: Left::Windows {
-                x: &band.x,
-                origins: &band.origins(window, shape.channels, output.width, y.len() / row),
-                line: window.kernel * shape.channels,
-                pitch: band.pitch,
-            },
-            right: weight,
-            column: 0,
-            start: epilogue.bias.map_or(Start::Zero, Start::Bias),
-            activation: epilogue.activation,
-            residual: epilogue.residual.map(|residual| &residual[start..]),
-            target: 0..outputs,
-            y: &mut y.chunks_exact_mut(outputs).collect::<Vec<_>>(),
-        });
-    });
-}
-
-/// Output rows of a band: eight blocks of pixels, so that few rows of the map are copied twice, but also enough bands for
-/// several threads.
-fn band_height(output: Map) -> usize {
-    const PIXELS: usize = 8 * ROWS;
-    PIXELS.div_ceil(output.width).min(output.height.div_ceil(8))
-}
-
-/// The rows of a map that some output rows see.
-struct Band<'a> {
-    x: Cow<'a, [f32]>,
-    /// Floats from one row to the next.
-    pitch: usize,
-}
-
-impl<'a> Band<'a> {
-    /// For `count` output rows of image `image` from `first` on.
-    fn new(x: &'a [f32], shape: Map, window: Window, image: usize, first: usize, count: usize) -> Band<'a> {
-        let Map { height, width, channels, .. } = shape;
-        let line = width * channels;
-        let x = &x[image * height * line..][..height * line];
-        let top = first * window.stride;
-        let rows = (count - 1) * window.stride + window.kernel;
-        if window.padding == 0 {
-            return Band { x: Cow::Borrowed(&x[top * line..(top + rows) * line]), pitch: line };
-        }
-        let margin = window.padding * channels;
-        let pitch = line + 2 * margin;
-        let mut copy = vec![0.0; rows * pitch];
-        for (row, copy) in copy.chunks_exact_mut(pitch).enumerate() {
-            if let Some(y) = (top + row).checked_sub(window.padding).filter(|&y| y < height) {
-                copy[margin..margin + line].copy_from_slice(&x[y * line..][..line]);
-            }
-        }
-        Band { x: Cow::Owned(copy), pitch }
-    }
-
-    /// Where the window of every output pixel begins.
-    fn origins(&self, window: Window, channels: usize, width: usize, rows: usize) -> Vec<usize> {
-        let row = |y: usize| (0..width).map(move |x| (y * self.pitch + x * channels) * window.stride);
-        (0..rows).flat_map(row).collect()
-    }
+    let layer = Layer::checked("conv", weight, epilogue, y);
+    layer.run(isa, Rows::Windows(Windows { x, shape, window }));
 }
 
 /// Where [`backward`] writes its results; what is `None` is not computed.
@@ -173,7 +101,7 @@ pub fn backward(isa: Isa, x: &[f32], shape: Map, window: Window, weight: &[f32],
     if let Some(dweight) = gradients.weight {
         assert_eq!(dweight.len(), weight.len(), "conv: length of dweight");
         let mut sums = vec![0.0; weight.len()];
-        add_weight_gradient(isa, x, shape, window, dy, (outputs, depth), &mut sums);
+        add_weight_gradient(isa, Windows { x, shape, window }, dy, (outputs, depth), &mut sums);
         dweight.copy_from_slice(&transpose_inner(&sums, window.taps(), inputs));
     }
     if let Some(dbias) = gradients.bias {
@@ -181,6 +109,9 @@ pub fn backward(isa: Isa, x: &[f32], shape: Map, window: Window, weight: &[f32],
         threads::narrow(&linear::column_sums(dy, outputs), dbias);
     }
 }
+
+/// Pixels whose windows are laid out at a time.
+const PIXELS: usize = 1024;
 
 /// Spreads the product of dy and the weight over the windows, image by image.
 fn input_gradient(isa: Isa, dy: &[f32], output: Map, window: Window, right: &PackedMatrix, shape: Map, dx: &mut [f32]) {
@@ -192,95 +123,55 @@ fn input_gradient(isa: Isa, dy: &[f32], output: Map, window: Window, right: &Pac
     let image = Map { batch: 1, ..shape };
     let images = dy.chunks_exact(dy.len() / output.batch).zip(dx.chunks_exact_mut(image.len()));
     threads::each(images, |_, (dy, dx)| {
-        let mut windows = vec![0.0; ROWS * depth];
-        for (block, dy) in dy.chunks(ROWS * outputs).enumerate() {
-            let windows = &mut windows[..dy.len() / outputs * depth];
-            isa.run(Product {
-                left: Left::Rows { x: dy, stride: outputs },
-                right,
-                column: 0,
-                start: Start::Zero,
-                activation: Activation::None,
-                residual: None,
-                target: 0..depth,
-                y: &mut windows.chunks_exact_mut(depth).collect::<Vec<_>>(),
-            });
-            let line = window.kernel * shape.channels;
-            for (pixel, windows) in windows.chunks_exact(depth).enumerate() {
-                for (row, part) in windows.chunks_exact(line).enumerate() {
-                    if let Some(Overlap { at, skip, len }) = overlap(image, window, block * ROWS + pixel, row) {
-                        dx[at..at + len].iter_mut().zip(&part[skip..]).for_each(|(dx, part)| *dx += part);
-                    }
-                }
+        let windows = Windows { x: &[], shape: image, window };
+        scratch::floats(PIXELS.min(dy.len() / outputs) * depth, |laid_out| {
+            for (block, dy) in dy.chunks(PIXELS * outputs).enumerate() {
+                let laid_out = &mut laid_out[..dy.len() / outputs * depth];
+                let layer = Layer::checked("conv", right, Epilogue::default(), laid_out);
+                layer.run(isa, Rows::Plain { x: dy, stride: outputs });
+                each_part(windows, block * PIXELS, laid_out, |Overlap { at, skip, len }, part| {
+                    dx[at..at + len].iter_mut().zip(&part[skip..]).for_each(|(dx, part)| *dx += *part);
+                });
             }
-        }
+        });
     });
 }
 
 /// `sums += dyᵀ · windows`, `[outputs, depth]`.
 fn add_weight_gradient(
     isa: Isa,
-    x: &[f32],
-    shape: Map,
-    window: Window,
+    windows: Windows<'_>,
     dy: &[f32],
     (outputs, depth): (usize, usize),
     sums: &mut [f32],
 ) {
-    /// Pixels whose windows are laid out at a time.
-    const PIXELS: usize = 1024;
-    let mut windows = vec![0.0; PIXELS.min(dy.len() / outputs.max(1)) * depth];
+    if depth == 0 {
+        return;
+    }
+    let mut laid_out = vec![0.0; PIXELS.min(dy.len() / outputs.max(1)) * depth];
     for (block, dy) in dy.chunks((PIXELS * outputs).max(1)).enumerate() {
-        let windows = &mut windows[..dy.len() / outputs * depth];
-        threads::each(windows.chunks_mut((ROWS * depth).max(1)), |piece, windows| {
-            lay_out(x, shape, window, block * PIXELS + piece * ROWS, windows);
+        let laid_out = &mut laid_out[..dy.len() / outputs * depth];
+        threads::each(laid_out.chunks_mut(LANES * depth), |piece, laid_out| {
+            each_part(windows, block * PIXELS + piece * LANES, laid_out, |Overlap { at, skip, len }, part| {
+                part[..skip].fill(0.0);
+                part[skip..skip + len].copy_from_slice(&windows.x[at..at + len]);
+                part[skip + len..].fill(0.0);
+            });
         });
-        product::add_transposed_product(isa, dy, windows, (outputs, depth), sums);
+        product::add_transposed_product(isa, dy, laid_out, (outputs, depth), sums);
     }
 }
 
-/// Writes the windows of the output pixels from `first` on, one after another.
-fn lay_out(x: &[f32], shape: Map, window: Window, first: usize, windows: &mut [f32]) {
-    let line = window.kernel * shape.channels;
-    if line == 0 {
-        return;
-    }
-    for (pixel, windows) in windows.chunks_exact_mut(window.kernel * line).enumerate() {
-        for (row, part) in windows.chunks_exact_mut(line).enumerate() {
-            match overlap(shape, window, first + pixel, row) {
-                Some(Overlap { at, skip, len }) => {
-                    part[..skip].fill(0.0);
-                    part[skip..skip + len].copy_from_slice(&x[at..at + len]);
-                    part[skip + len..].fill(0.0);
-                }
-                None => part.fill(0.0),
+/// Calls `body` with every row of the windows from output pixel `first` on, and what it has in common with the map.
+fn each_part(windows: Windows<'_>, first: usize, laid_out: &mut [f32], mut body: impl FnMut(Overlap, &mut [f32])) {
+    let line = windows.line();
+    let pixels = LANES * windows.window.kernel * line;
+    for (block, laid_out) in laid_out.chunks_mut(pixels).enumerate() {
+        let positions = windows.positions(first + block * LANES);
+        for (at, rows) in positions.iter().zip(laid_out.chunks_exact_mut(windows.window.kernel * line)) {
+            for (ky, row) in rows.chunks_exact_mut(line).enumerate() {
+                body(windows.overlap(*at, ky), row);
             }
         }
     }
-}
-
-/// What a row of a window has in common with the map: `len` floats, at `at` in the map and at `skip` in the row.
-struct Overlap {
-    at: usize,
-    skip: usize,
-    len: usize,
-}
-
-/// The overlap for row `row` of the window of output pixel `pixel`, counted over all images.
-fn overlap(shape: Map, window: Window, pixel: usize, row: usize) -> Option<Overlap> {
-    let Map { height, width, channels, .. } = shape;
-    let across = window.output(width);
-    let (line, ox) = (pixel / across, pixel % across);
-    let (image, oy) = (line / window.output(height), line % window.output(height));
-    let y = (oy * window.stride + row).checked_sub(window.padding).filter(|&y| y < height)?;
-    // The first pixel of the window, counted from the left edge of the padding.
-    let left = ox * window.stride;
-    let start = left.max(window.padding);
-    let end = (left + window.kernel).min(window.padding + width);
-    let pixels = end.checked_sub(start).filter(|&pixels| pixels > 0)?;
-    Some(Overlap {
-        at: ((image * height + y) * width + start - window.padding) * channels,
-        skip: (start - left) * channels,
-        len: pixels * channels,
-    })
 }

@@ -17,6 +17,7 @@ use crate::{
     threads,
 };
 
+mod direct;
 mod ring;
 #[cfg(test)]
 mod tests;
@@ -53,9 +54,7 @@ pub fn forward(isa: Isa, x: &[f32], shape: Map, window: Window, weight: &[f32], 
     let output = check(x, shape, window, weight.len());
     assert_eq!(y.len(), output.len(), "depthwise: y is {output:?}");
     epilogue.check("depthwise", shape.channels, y.len());
-    let source = Source { x, shape, spacing: 1, padding: window.padding as isize };
-    let filter = Filter::new(window.kernel, window.stride, weight.chunks_exact(shape.channels.max(1)), epilogue.bias);
-    convolve(isa, source, &filter, output, epilogue, y);
+    direct::convolve(isa, x, shape, window, weight, epilogue, y);
 }
 
 /// Where [`backward`] writes its results; what is `None` is not computed.

@@ -41,6 +41,14 @@ impl Level {
         }
     }
 
+    /// Rows of a [strip](crate::strip), sixteen at most: a multiple of the rows of a product's tile.
+    pub(crate) const fn strip(self) -> usize {
+        match self {
+            Level::Portable | Level::Avx2 => 12,
+            Level::Avx512 => 14,
+        }
+    }
+
     /// The level called `name`, if there is one.
     pub fn from_name(name: &str) -> Option<Level> {
         Level::ALL.into_iter().find(|level| level.name() == name)

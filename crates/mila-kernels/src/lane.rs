@@ -22,3 +22,18 @@ impl Lane {
         }
     }
 }
+
+/// The floats of some lanes, one after another.
+#[inline(always)]
+pub(crate) fn floats(lanes: &[Lane]) -> &[f32] {
+    // SAFETY: `Lane` has the layout of its only field (`repr(C)`), whose 64 bytes are a multiple of the alignment, so the lanes
+    // are `16 * lanes.len()` floats in a row; the lifetime and the sharing are those of `lanes`.
+    unsafe { std::slice::from_raw_parts(lanes.as_ptr().cast(), LANES * lanes.len()) }
+}
+
+/// The floats of some lanes, one after another, for writing.
+#[inline(always)]
+pub(crate) fn floats_mut(lanes: &mut [Lane]) -> &mut [f32] {
+    // SAFETY: as above; nothing else refers to the lanes while the result lives.
+    unsafe { std::slice::from_raw_parts_mut(lanes.as_mut_ptr().cast(), LANES * lanes.len()) }
+}

@@ -10,6 +10,7 @@
 //! | module | equation |
 //! |---|---|
 //! | [`linear`] | y = activation(x W + b) + residual |
+//! | [`mlp`] | y = activation(norm(x) W₁ + b₁) W₂ + b₂ + residual |
 //! | [`conv`], [`depthwise`] | the same with windows of a map |
 //! | [`layer_norm`], [`batch_norm`] | y = (x - mean) / sqrt(variance + ε) · weight + bias |
 //! | [`linear_attention`] | o = (R φ(q))ᵀ S / (φ(q)ᵀ m + ε) |
@@ -31,17 +32,25 @@ pub mod linear;
 pub mod linear_attention;
 pub mod math;
 mod matrix;
+pub mod mlp;
 pub mod pool;
 mod product;
 mod reduce;
+pub mod roof;
+mod scratch;
 mod shape;
+mod strip;
 #[cfg(test)]
 mod testing;
 mod threads;
+mod tile;
+mod windows;
 
 pub use activation::Activation;
 pub use epilogue::Epilogue;
 pub use isa::{Isa, Level};
 pub use linear_attention::Attention;
 pub use matrix::PackedMatrix;
+pub use mlp::Mlp;
 pub use shape::{Map, Window};
+pub use strip::Norm;

@@ -1,11 +1,15 @@
 //! Fully connected layers: y = activation(x W + b) + residual.
 
+use rayon::prelude::*;
+
 use crate::{
-    arithmetic::LANES,
     epilogue::Epilogue,
     isa::Isa,
-    matrix::PackedMatrix,
-    product::{self, Left, Product, Start},
+    lane::Lane,
+    matrix::{PANEL, PackedMatrix},
+    product::{self, Left, Product, Start, Target},
+    scratch,
+    strip::{self, Norm, Rows},
     threads,
 };
 
@@ -16,7 +20,8 @@ use crate::{
 /// # Panics
 /// If a length does not fit.
 pub fn forward(isa: Isa, x: &[f32], weight: &PackedMatrix, epilogue: Epilogue<'_>, y: &mut [f32]) {
-    run(isa, x, None, weight, epilogue, y);
+    let layer = Layer::new(x, weight, epilogue, y);
+    layer.run(isa, Rows::Plain { x, stride: weight.depth() });
 }
 
 /// `y = activation((x ⊙ gate) W + bias) + residual`, with `gate` shaped as `x`: the block's output projection.
@@ -25,60 +30,183 @@ pub fn forward(isa: Isa, x: &[f32], weight: &PackedMatrix, epilogue: Epilogue<'_
 /// If a length does not fit.
 pub fn forward_gated(isa: Isa, x: &[f32], gate: &[f32], weight: &PackedMatrix, epilogue: Epilogue<'_>, y: &mut [f32]) {
     assert_eq!(x.len(), gate.len(), "linear: lengths of x and gate");
-    run(isa, x, Some(gate), weight, epilogue, y);
+    Layer::new(x, weight, epilogue, y).run(isa, Rows::Gated { x, gate });
 }
 
-fn run(isa: Isa, x: &[f32], gate: Option<&[f32]>, weight: &PackedMatrix, epilogue: Epilogue<'_>, y: &mut [f32]) {
-    let (inputs, outputs) = (weight.depth(), weight.columns());
-    if outputs == 0 {
-        return assert!(y.is_empty(), "linear: no outputs, but y has {} floats", y.len());
+/// Two layers of one normalised input, `activation(norm(x) W + bias) + residual` each: the projections into a block.
+///
+/// The arguments of a layer are those of [`forward`].
+///
+/// # Panics
+/// If a length does not fit.
+pub fn forward_normed_pair(
+    isa: Isa,
+    x: &[f32],
+    norm: Norm<'_>,
+    [(weight, epilogue, y), (weight_2, epilogue_2, y_2)]: [(&PackedMatrix, Epilogue<'_>, &mut [f32]); 2],
+) {
+    norm.check(weight.depth());
+    let first = Layer::new(x, weight, epilogue, y);
+    let second = Layer::new(x, weight_2, epilogue_2, y_2);
+    let rows = Rows::Normed { x, norm };
+    assert_eq!(weight.depth(), weight_2.depth(), "linear: the two layers have one input");
+    if x.is_empty() || weight.columns() == 0 || weight_2.columns() == 0 {
+        first.run(isa, rows);
+        return second.run(isa, rows);
     }
-    let rows = y.len() / outputs;
-    assert_eq!(y.len(), rows * outputs, "linear: y is rows of {outputs} outputs");
-    assert_eq!(x.len(), rows * inputs, "linear: x is {rows} rows of {inputs} inputs");
-    epilogue.check("linear", outputs, y.len());
-    product::each_block(y, outputs, product::blocks(rows, outputs, inputs), |row, column, y| {
-        let part = row * inputs..(row + y.len()) * inputs;
-        let stride = spread_stride(inputs);
-        let copy;
-        let x = if gate.is_some() || stride != inputs {
-            copy = spread(&x[part.clone()], gate.map(|gate| &gate[part]), inputs, stride);
-            &copy
-        } else {
-            &x[part]
-        };
-        isa.run(Product {
-            left: Left::Rows { x, stride },
-            right: weight,
-            column,
-            start: epilogue.bias.map_or(Start::Zero, Start::Bias),
-            activation: epilogue.activation,
-            residual: epilogue.residual.map(|residual| &residual[row * outputs..]),
-            target: 0..y.first().map_or(0, |row| row.len()),
-            y,
-        });
+    let count = x.len() / weight.depth();
+    let Some(height) = piece(isa, count, weight.columns() + weight_2.columns(), weight.depth()) else {
+        return by_panels(isa, rows, count, &mut [first, second]);
+    };
+    let pieces = first.y.par_chunks_mut(height * weight.columns());
+    pieces.zip(second.y.par_chunks_mut(height * weight_2.columns())).enumerate().for_each(|(index, (y, y_2))| {
+        let layers = &mut [Layer { weight, epilogue, y }, Layer { weight: weight_2, epilogue: epilogue_2, y: y_2 }];
+        piece_of_rows(isa, rows, index * height, layers);
     });
 }
 
-/// The distance between rows of `inputs` floats in a copy: a cache line more where the rows would all begin in one set of
-/// the first-level cache, which has fewer ways than a tile has rows.
-fn spread_stride(inputs: usize) -> usize {
-    if inputs.is_multiple_of(1024) { inputs + LANES } else { inputs }
+/// Rows of a piece for one thread, if threads had better share the rows than the columns.
+///
+/// Where there are few rows the weights are the larger operand, and a thread should read its own part of them.
+pub(crate) fn piece(isa: Isa, rows: usize, columns: usize, depth: usize) -> Option<usize> {
+    /// Multiply-adds that are not worth a second thread.
+    const SMALL: usize = 1 << 17;
+    let (threads, height) = (rayon::current_num_threads(), isa.level().strip());
+    let strips = rows.div_ceil(height);
+    if threads == 1 || rows * columns * depth <= SMALL {
+        return Some(rows.max(1));
+    }
+    let few = strips < 4 * threads && columns >= 2 * threads * PANEL;
+    // Every piece reads all weights: many small ones only where there are many rows.
+    let pieces = threads * (strips / (8 * threads)).clamp(1, 4);
+    (!few).then(|| strips.div_ceil(pieces) * height)
 }
 
-/// The rows of `x`, multiplied by `gate`, at a distance of `stride`.
-fn spread(x: &[f32], gate: Option<&[f32]>, inputs: usize, stride: usize) -> Vec<f32> {
-    let rows = x.len() / inputs.max(1);
-    let mut copy = Vec::with_capacity(rows * stride);
-    for row in 0..rows {
-        let x = &x[row * inputs..][..inputs];
-        match gate {
-            Some(gate) => copy.extend(x.iter().zip(&gate[row * inputs..]).map(|(x, gate)| x * gate)),
-            None => copy.extend_from_slice(x),
+/// A layer and where its result goes.
+pub(crate) struct Layer<'a> {
+    weight: &'a PackedMatrix,
+    epilogue: Epilogue<'a>,
+    y: &'a mut [f32],
+}
+
+impl<'a> Layer<'a> {
+    /// Checks the lengths; `x` is `[rows, inputs]`.
+    pub(crate) fn new(x: &[f32], weight: &'a PackedMatrix, epilogue: Epilogue<'a>, y: &'a mut [f32]) -> Layer<'a> {
+        let layer = Layer::checked("linear", weight, epilogue, y);
+        let (inputs, rows) = (weight.depth(), layer.rows());
+        if let Some(rows) = rows {
+            assert_eq!(x.len(), rows * inputs, "linear: x is {rows} rows of {inputs} inputs");
         }
-        copy.resize((row + 1) * stride, 0.0);
+        layer
     }
-    copy
+
+    /// Checks what does not depend on the input.
+    pub(crate) fn checked(
+        kernel: &str,
+        weight: &'a PackedMatrix,
+        epilogue: Epilogue<'a>,
+        y: &'a mut [f32],
+    ) -> Layer<'a> {
+        let outputs = weight.columns();
+        assert!(y.is_empty() || y.len().is_multiple_of(outputs), "{kernel}: y is rows of {outputs} outputs");
+        epilogue.check(kernel, outputs, y.len());
+        Layer { weight, epilogue, y }
+    }
+
+    /// Rows of the result; none if it has no columns.
+    fn rows(&self) -> Option<usize> {
+        self.y.len().checked_div(self.weight.columns())
+    }
+
+    /// Computes the layer for all rows.
+    pub(crate) fn run(self, isa: Isa, rows: Rows<'_>) {
+        let Some(count) = self.rows().filter(|&count| count > 0) else { return };
+        let Layer { weight, epilogue, y } = self;
+        match piece(isa, count, weight.columns(), weight.depth()) {
+            Some(height) if height >= count => piece_of_rows(isa, rows, 0, &mut [Layer { weight, epilogue, y }]),
+            Some(height) => {
+                y.par_chunks_mut(height * weight.columns()).enumerate().for_each(|(index, y)| {
+                    piece_of_rows(isa, rows, index * height, &mut [Layer { weight, epilogue, y }]);
+                });
+            }
+            None => by_panels(isa, rows, count, &mut [Layer { weight, epilogue, y }]),
+        }
+    }
+}
+
+/// Layers of one input for some rows, of which `first` is the first; their `y` hold these rows, their epilogues all.
+fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>]) {
+    /// Bytes of strips that stay in the second-level cache while the panels pass by.
+    const STRIPS: usize = 512 << 10;
+    let Some((depth, count)) = layers.first().and_then(|layer| Some((layer.weight.depth(), layer.rows()?))) else {
+        return;
+    };
+    let height = isa.level().strip();
+    let group = (STRIPS / (depth.max(1) * size_of::<Lane>())).clamp(1, count.div_ceil(height).max(1));
+    scratch::lanes(group * depth, |strips| {
+        for begin in (0..count).step_by(group * height) {
+            let rows_here = (group * height).min(count - begin);
+            let strips = &mut strips[..rows_here.div_ceil(height) * depth];
+            strip::fill(isa, rows, (first + begin, rows_here), depth, strips);
+            for Layer { weight, epilogue, y } in &mut *layers {
+                let columns = weight.columns();
+                isa.run(Product {
+                    left: Left::Strips(strips),
+                    rows: rows_here,
+                    right: weight,
+                    panels: 0..weight.panels(),
+                    start: Start::bias(epilogue.bias),
+                    activation: epilogue.activation,
+                    residual: epilogue.residual.map(|residual| &residual[(first + begin) * columns..]),
+                    target: Target::Rows { y: &mut y[begin * columns..], stride: columns },
+                });
+            }
+        }
+    });
+}
+
+/// Layers of one input with their columns shared out: all strips first, then panels, whose results are put together last.
+fn by_panels(isa: Isa, rows: Rows<'_>, count: usize, layers: &mut [Layer<'_>]) {
+    let (depth, height) = (layers.first().map_or(0, |layer| layer.weight.depth()), isa.level().strip());
+    scratch::lanes(count.div_ceil(height) * depth, |strips| {
+        strips.par_chunks_mut(depth.max(1)).enumerate().for_each(|(index, strip)| {
+            let first = index * height;
+            strip::fill(isa, rows, (first, height.min(count - first)), depth, strip);
+        });
+        for Layer { weight, epilogue, y } in layers {
+            panels(isa, strips, count, weight, *epilogue, y);
+        }
+    });
+}
+
+/// A layer of some strips, panel by panel.
+fn panels(
+    isa: Isa,
+    strips: &[Lane],
+    count: usize,
+    weight: &PackedMatrix,
+    epilogue: Epilogue<'_>,
+    y: &mut [f32],
+) {
+    scratch::floats(weight.panels() * count * PANEL, |parts| {
+        parts.par_chunks_mut(count * PANEL).enumerate().for_each(|(panel, part)| {
+            isa.run(Product {
+                left: Left::Strips(strips),
+                rows: count,
+                right: weight,
+                panels: panel..panel + 1,
+                start: Start::bias(epilogue.bias),
+                activation: epilogue.activation,
+                residual: epilogue.residual,
+                target: Target::Rows { y: part, stride: PANEL },
+            });
+        });
+        for (row, y) in y.chunks_exact_mut(weight.columns()).enumerate() {
+            for (panel, y) in y.chunks_mut(PANEL).enumerate() {
+                y.copy_from_slice(&parts[(panel * count + row) * PANEL..][..y.len()]);
+            }
+        }
+    });
 }
 
 /// Where [`backward`] writes its results; what is `None` is not computed.

@@ -21,7 +21,9 @@ use crate::{
     activation::Activation,
     isa::Isa,
     matrix::PackedMatrix,
-    product::{Left, Product, ROWS, Start},
+    product::{Left, Product, Start, Target},
+    scratch,
+    strip::{self, Rows},
     threads,
 };
 
@@ -35,6 +37,9 @@ use features::{Keys, Queries};
 
 /// ε of the normaliser.
 pub const NORMALISER_EPSILON: f32 = 1e-6;
+
+/// Tokens of a piece of the second pass.
+const ROWS: usize = 56;
 
 /// Tokens whose outer products one piece adds up: a 14 × 14 map, a sixteenth of a 56 × 56 map.
 const CHUNK: usize = 196;
@@ -217,33 +222,40 @@ fn add_outer_products(
     products: &mut [f32],
 ) {
     for (head, products) in products.chunks_exact_mut(d * d).enumerate() {
-        isa.run(Product {
-            left: Left::Columns { x: &left[head * d..], stride: strides.0 },
-            right: &PackedMatrix::from_strided_rows(&right[head * d..], count, d, strides.1),
-            column: 0,
-            start: Start::Result,
-            activation: Activation::None,
-            residual: None,
-            target: 0..d,
-            y: &mut products.chunks_exact_mut(d).collect::<Vec<_>>(),
-        });
+        let right = PackedMatrix::from_strided_rows(&right[head * d..], count, d, strides.1);
+        let height = isa.level().strip();
+        for (index, y) in products.chunks_mut(height * d).enumerate() {
+            isa.run(Product {
+                left: Left::Columns { x: &left[head * d + index * height..], stride: strides.0 },
+                rows: y.len() / d,
+                right: &right,
+                panels: 0..right.panels(),
+                start: Start::Result,
+                activation: Activation::None,
+                residual: None,
+                target: Target::Rows { y, stride: d },
+            });
+        }
     }
 }
 
 /// `y[n][h] = left[n][h] · right[h]` for every token and head; `left` and `y` are `[tokens, channels]`.
 fn multiply_heads(isa: Isa, left: &[f32], right: &[PackedMatrix], channels: usize, y: &mut [f32]) {
-    let mut rows: Vec<&mut [f32]> = y.chunks_exact_mut(channels).collect();
+    let (rows, height) = (y.len() / channels, isa.level().strip());
     for (head, right) in right.iter().enumerate() {
-        let first = head * right.columns();
-        isa.run(Product {
-            left: Left::Rows { x: &left[first..], stride: channels },
-            right,
-            column: 0,
-            start: Start::Zero,
-            activation: Activation::None,
-            residual: None,
-            target: first..first + right.columns(),
-            y: &mut rows,
+        let (depth, first) = (right.depth(), head * right.columns());
+        scratch::lanes(rows.div_ceil(height) * depth, |strips| {
+            strip::fill(isa, Rows::Plain { x: &left[first..], stride: channels }, (0, rows), depth, strips);
+            isa.run(Product {
+                left: Left::Strips(strips),
+                rows,
+                right,
+                panels: 0..right.panels(),
+                start: Start::Zero,
+                activation: Activation::None,
+                residual: None,
+                target: Target::Rows { y: &mut y[first..], stride: channels },
+            });
         });
     }
 }

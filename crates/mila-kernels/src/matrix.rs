@@ -58,10 +58,16 @@ impl PackedMatrix {
         PackedMatrix { depth, columns, panels }
     }
 
-    /// The rows of the panel whose first column is `column`, a multiple of [`PANEL`].
+    /// The rows of a panel.
     #[inline(always)]
-    pub(crate) fn panel(&self, column: usize) -> &[Panel] {
-        &self.panels[column / PANEL * self.depth..][..self.depth]
+    pub(crate) fn panel(&self, index: usize) -> &[Panel] {
+        &self.panels[index * self.depth..][..self.depth]
+    }
+
+    /// Panels of 32 columns; the last may have fewer.
+    #[inline(always)]
+    pub(crate) fn panels(&self) -> usize {
+        self.columns.div_ceil(PANEL)
     }
 
     /// Rows of the matrix: the inputs of a layer.

@@ -27,6 +27,14 @@ pub(crate) fn each<P: Send>(pieces: impl IntoIterator<Item = P>, body: impl Fn(u
     pieces.into_par_iter().enumerate().for_each(|(index, piece)| body(index, piece));
 }
 
+/// Calls `body(index, chunk)` for the chunks of `size` floats of `y`; allocates nothing.
+pub(crate) fn chunks(y: &mut [f32], size: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
+    if rayon::current_num_threads() == 1 || y.len() <= size {
+        return y.chunks_mut(size).enumerate().for_each(|(index, chunk)| body(index, chunk));
+    }
+    y.par_chunks_mut(size).enumerate().for_each(|(index, chunk)| body(index, chunk));
+}
+
 /// The sum over `pieces` of what `body(index, piece, partial)` adds to a `partial` of `len` zeros.
 ///
 /// The partial sums are added in the order of the pieces, in f64.

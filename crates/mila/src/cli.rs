@@ -25,6 +25,7 @@ const EXAMPLES: &str = "Examples:
   mila train --data pets/ --arch mila-nano --out runs/pets
   mila eval runs/pets/best pets/ --val-fraction 0.1   top-1, top-5, per class, of what training held out
   mila convert MLLA_T.pth mila-t/ --arch mila-t       an official checkpoint as a model directory
+  mila export runs/pets/best pets.onnx --dynamic      for ONNX Runtime, OpenVINO and others
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 threshold not met, 130 interrupted.";
 
@@ -107,8 +108,12 @@ pub(crate) enum Command {
     Train(Train),
     /// Score a model on a folder of class folders
     Eval(Eval),
+    /// Time a model's forward pass, beside what this machine could do
+    Bench(Bench),
     /// Convert weights between .pth, .safetensors and model directories (never writes .pth)
     Convert(Convert),
+    /// Write a model as ONNX, for other runtimes
+    Export(Export),
     /// Show what this machine offers and how fast it is
     #[command(after_help = "Examples:\n  mila doctor\n  mila doctor --threads 1 --isa avx2")]
     Doctor,
@@ -337,6 +342,39 @@ pub(crate) struct Eval {
     pub(crate) min_top1: Option<f64>,
 }
 
+#[derive(Args)]
+#[command(after_help = "Examples:
+  mila bench mila-t
+  mila bench mila-t --size 512x512 --batch 8 --threads 1 --profile     # operator by operator
+  mila bench runs/pets/best --json > speed.json
+  mila bench mila-nano --fail-above 5 || echo slower than 5 ms
+Timed is the forward pass: the map of a random image in, the map of the logits out.")]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Input height and width in pixels; default: the model's own
+    #[arg(long, value_name = "HxW", value_parser = size)]
+    pub(crate) size: Option<(usize, usize)>,
+    /// Images of a call
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) batch: u32,
+    /// Passes before the timed ones
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub(crate) warmup: u32,
+    /// Timed passes; default: at least 5, for at least 3 seconds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) iterations: Option<u32>,
+    /// Also tell where the time goes, in as many passes more
+    #[arg(long)]
+    pub(crate) profile: bool,
+    /// JSON on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Exit with 4 if the median is above these milliseconds a call
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
+    pub(crate) fail_above: Option<f64>,
+}
+
 /// Parts of a dataset by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SplitName {
@@ -368,6 +406,33 @@ pub(crate) struct Convert {
     pub(crate) ema: bool,
 }
 
+#[derive(Args)]
+#[command(after_help = "Examples:
+  mila export mila-t --weights MLLA_T.pth mila-t.onnx                  # one image of the model's own size
+  mila export runs/pets/best pets.onnx --dynamic                       # any batch, height and width
+  mila export mila-s maps.onnx --weights MLLA_S.pth --task pyramid --size 800x1333 --batch 2
+The input is image, [batch, 3, height, width] f32, already normalised; the output is logits, [batch, classes], or level0,
+level1, ..., [batch, channels, height, width]. What to normalise with is in the file's metadata.")]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// File to write
+    #[arg(value_name = "OUT.onnx")]
+    pub(crate) output: PathBuf,
+    /// What to compute
+    #[arg(long, value_enum, default_value_t = TaskName::Classify)]
+    pub(crate) task: TaskName,
+    /// Input height and width in pixels; default: the model's own
+    #[arg(long, value_name = "HxW", value_parser = size)]
+    pub(crate) size: Option<(usize, usize)>,
+    /// Images in a batch
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) batch: u32,
+    /// Leave batch, height and width to the runtime
+    #[arg(long, conflicts_with_all = ["size", "batch"])]
+    pub(crate) dynamic: bool,
+}
+
 /// Longest side of an input, in pixels: that of the picture formats, and counts of operations stay in range.
 const LONGEST_SIDE: usize = 65535;
 
@@ -378,6 +443,12 @@ fn size(text: &str) -> Result<(usize, usize), String> {
     let most = format!("{LONGEST_SIDE}x{LONGEST_SIDE}");
     let expected = || format!("expected HEIGHTxWIDTH of at least 1x1, at most {most}, such as 224x224, found `{text}`");
     parts.ok_or_else(expected)
+}
+
+/// A time of at least 0.
+fn milliseconds(text: &str) -> Result<f64, String> {
+    let time = text.parse().ok().filter(|ms: &f64| ms.is_finite() && *ms >= 0.0);
+    time.ok_or_else(|| format!("expected milliseconds, such as 12.5, found `{text}`"))
 }
 
 /// `NAME=FILE`.

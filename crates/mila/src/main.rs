@@ -4,7 +4,10 @@ mod cli;
 mod commands;
 mod csv;
 mod failure;
+mod profile;
+mod roofs;
 mod terminal;
+mod times;
 
 use std::process::ExitCode;
 
@@ -37,7 +40,9 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
         #[cfg(feature = "train")]
         Command::Train(args) => commands::train::run(args, &machine, terminal),
         Command::Eval(args) => commands::eval::run(args, &machine, terminal),
+        Command::Bench(args) => commands::bench::run(args, &machine, terminal),
         Command::Convert(args) => commands::convert::run(args, terminal),
+        Command::Export(args) => commands::export::run(args, terminal),
         Command::Doctor => commands::doctor::run(&machine, terminal),
         Command::Completions { shell } => commands::completions::run(shell, terminal),
     }

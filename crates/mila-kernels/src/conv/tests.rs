@@ -1,4 +1,5 @@
 use super::*;
+use crate::activation::Activation;
 use crate::testing::{assert_close, everywhere, gradient, numbers, unwritten, wide};
 
 /// The definition, with the weight as PyTorch stores it.

@@ -1,12 +1,11 @@
-//! `mila doctor`: what this machine offers, and a small speed test.
-
-use std::time::Instant;
+//! `mila doctor`: what this machine offers, and how fast it is.
 
 use mila::cpu::{Isa, Level};
 use mila_kernels::{Epilogue, PackedMatrix, linear};
 
 use crate::cli::Machine;
 use crate::failure::Failure;
+use crate::roofs::{self, Copying};
 use crate::terminal::Terminal;
 
 pub(crate) fn run(machine: &Machine, terminal: &Terminal) -> Result<(), Failure> {
@@ -24,16 +23,34 @@ pub(crate) fn run(machine: &Machine, terminal: &Terminal) -> Result<(), Failure>
     for (name, value) in rows {
         terminal.result(format_args!("{name:<10} {value}"))?;
     }
-    terminal.result("")?;
+    speeds(machine, terminal)
+}
+
+/// The roofs on one thread and on all, and how near a layer comes to them.
+fn speeds(machine: &Machine, terminal: &Terminal) -> Result<(), Failure> {
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(Failure::run)?;
+    let all = threads(machine.threads);
+    terminal.result(format_args!("\n{:<10} {:>10} {all:>12}    {LAYER}, {all}", "roofs", "1 thread"))?;
     for level in Level::ALL {
-        match Isa::new(level) {
-            Some(isa) => {
-                terminal.result(format_args!("{level:<10} linear 784x128x512: {:.0} GFLOP/s", linear_speed(isa)))?
-            }
-            None => terminal.result(format_args!("{level:<10} not on this processor"))?,
-        }
+        let Some(isa) = Isa::new(level) else {
+            terminal.result(format_args!("{level:<10} not on this processor"))?;
+            continue;
+        };
+        let one = alone.install(|| roofs::multiply_adds(isa));
+        let (roof, layer) = (roofs::multiply_adds(isa), linear_speed(isa));
+        let reached = format!("{layer:.0} GFLOP/s, {:.0} % of the roof", 100.0 * layer / roof);
+        terminal.result(format_args!("{level:<10} {one:>10.0} {roof:>12.0}    {reached}"))?;
     }
-    terminal.result(format_args!("{:<10} {:.1} GB/s read and written", "copy", copy_speed()))
+    let mut copying = Copying::new();
+    let one = alone.install(|| copying.speed());
+    let all = copying.speed();
+    terminal.result(format_args!("{:<10} {one:>10.1} {all:>12.1}    GB/s read and written", "copy"))?;
+    terminal.result("roofs of instruction sets: GFLOP/s of multiply-adds in registers")
+}
+
+/// `1 thread`, `2 threads`.
+pub(crate) fn threads(count: usize) -> String {
+    format!("{count} thread{}", if count == 1 { "" } else { "s" })
 }
 
 /// The processor's own name.
@@ -51,16 +68,8 @@ fn writable() -> String {
     }
 }
 
-/// The best of several runs, in units of `work` per second.
-fn best(work: f64, mut run: impl FnMut()) -> f64 {
-    let mut least = f64::INFINITY;
-    for _ in 0..20 {
-        let started = Instant::now();
-        run();
-        least = least.min(started.elapsed().as_secs_f64());
-    }
-    work / least.max(1e-9)
-}
+/// The layer of [`linear_speed`].
+const LAYER: &str = "a linear layer, 784x128x512";
 
 /// GFLOP/s of a linear layer of MILA-T's second stage on all threads.
 fn linear_speed(isa: Isa) -> f64 {
@@ -68,19 +77,10 @@ fn linear_speed(isa: Isa) -> f64 {
     let x = vec![0.5; rows * inputs];
     let weight = PackedMatrix::from_columns(&vec![0.25; inputs * outputs], outputs, inputs);
     let mut y = vec![0.0; rows * outputs];
-    let flops = 2.0 * (rows * inputs * outputs) as f64;
-    best(flops / 1e9, || {
+    let run = || {
         linear::forward(isa, &x, &weight, Epilogue::default(), &mut y);
         std::hint::black_box(&mut y);
-    })
-}
-
-/// GB/s of copying 64 MiB on one thread, counting what is read and what is written.
-fn copy_speed() -> f64 {
-    let from = vec![1u8; 64 << 20];
-    let mut to = vec![0u8; from.len()];
-    best(2.0 * from.len() as f64 / 1e9, || {
-        to.copy_from_slice(std::hint::black_box(&from));
-        std::hint::black_box(&mut to);
-    })
+        2.0 * (rows * inputs * outputs) as f64
+    };
+    roofs::best(50, run) / 1e9
 }

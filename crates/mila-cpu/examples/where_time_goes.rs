@@ -1,0 +1,18 @@
+//! tmp
+use std::{sync::{Arc,Mutex},time::Instant,collections::BTreeMap};
+use mila_cpu::{Cpu,Observer,Isa,Level}; use mila_models::{Preset,Task}; use mila_ops::{Dims,NoTap,Numeric,Seeded};
+#[derive(Debug,Default)] struct T{s:Mutex<(Option<(&'static str,Instant)>,BTreeMap<String,(usize,f64)>)>}
+impl Observer for T{ fn begin(&self,o:&'static str){self.s.lock().unwrap().0=Some((o,Instant::now()));}
+ fn end(&self,d:Dims){let mut s=self.s.lock().unwrap();let (o,t)=s.0.take().unwrap();let e=s.1.entry(format!("{o} {}x{}x{}",d.height,d.width,d.channels)).or_default();e.0+=1;e.1+=t.elapsed().as_secs_f64();}}
+fn main()->Result<(),Box<dyn std::error::Error>>{
+ let a:Vec<String>=std::env::args().skip(1).collect(); let size:usize=a[1].parse()?; let batch:usize=a[2].parse()?; let n:usize=a[3].parse()?;
+ let isa=a.get(4).map_or(Isa::detect(),|l|Isa::new(Level::from_name(l).unwrap()).unwrap());
+ let t=Arc::new(T::default()); let mut cpu=Cpu::new(isa).observed(t.clone()); let p=Preset::find(&a[0])?;
+ let m=p.build(&mut cpu,&Seeded::new(0),Task::Classify{classes:p.classes})?; let d=Dims::new(batch,size,size,3);
+ let im=cpu.map(d,&vec![0.5;d.volume()])?; for _ in 0..2{m.forward(&cpu,im.clone(),&mut NoTap)?;} t.s.lock().unwrap().1.clear();
+ let mut ts=vec![];
+ rayon::scope(|_|{for _ in 0..n{let s=Instant::now();m.forward(&cpu,im.clone(),&mut NoTap)?;ts.push(1e3*s.elapsed().as_secs_f64()/batch as f64);} Ok::<(),mila_ops::Error>(())})?;
+ ts.sort_by(f64::total_cmp);
+ println!("median {:.2} min {:.2} ms/img",ts[n/2],ts[0]);
+ let s=t.s.lock().unwrap(); let mut v:Vec<_>=s.1.iter().collect(); v.sort_by(|a,b|b.1.1.total_cmp(&a.1.1));
+ for (k,(c,t)) in v{println!("{:7.3} ms/img {:4} {k}",1e3*t/n as f64/batch as f64,c/n);} Ok(())}

@@ -1,0 +1,253 @@
+//! Every registered model as ONNX, read back by a reader of our own.
+
+#[path = "onnx/reader.rs"]
+mod reader;
+
+use std::collections::HashSet;
+
+use mila_graph::onnx::{Error, Extents};
+use mila_graph::{Sizes, Trace};
+use mila_models::{Preset, Task};
+use mila_ops::{Kind, Seeded, Source, Values, Wanted};
+use mila_parity::Formula;
+use reader::{Dim, Model};
+
+const TASKS: [Task; 2] = [Task::Classify { classes: 7 }, Task::Pyramid];
+const ODD: Extents = Extents::Fixed(Sizes { batch: 2, height: 33, width: 46 });
+
+/// Values of zero: what a structure does not depend on.
+struct Zeros;
+
+impl Source for Zeros {
+    fn load(&self, wanted: &Wanted) -> mila_ops::Result<Values<'_>> {
+        Ok(Values::F32(vec![0.0; wanted.volume()].into()))
+    }
+}
+
+fn trace(name: &str, task: Task) -> Trace {
+    Trace::of(Preset::find(name).expect("a registered name"), task).expect("a model that traces")
+}
+
+fn written(trace: &Trace, extents: Extents, source: &dyn Source) -> Vec<u8> {
+    let mut file = Vec::new();
+    let onnx = trace.onnx(extents).expect("a model that can be exported");
+    onnx.write(source, &mut file).expect("a written file");
+    file
+}
+
+#[test]
+fn every_model_can_be_exported() {
+    for preset in Preset::all() {
+        for task in TASKS {
+            let trace = trace(preset.name, task);
+            for extents in [ODD, Extents::Dynamic] {
+                trace.onnx(extents).unwrap_or_else(|error| panic!("{} {task:?} {extents:?}: {error}", preset.name));
+            }
+        }
+    }
+}
+
+/// mila-s and mila-b have the nodes of mila-t more often.
+#[test]
+fn files_are_whole() {
+    for name in ["mila-nano", "mila-t", "convnext-t"] {
+        for task in TASKS {
+            let trace = trace(name, task);
+            for extents in [ODD, Extents::Dynamic] {
+                let model = Model::read(&written(&trace, extents, &Zeros));
+                let place = format!("{name} {task:?} {extents:?}");
+                is_a_graph_in_order(&place, &model);
+                values_fill_their_shapes(&place, &trace, &model);
+                inputs_and_outputs_are_the_contract(&place, task, extents, &trace, &model);
+            }
+        }
+    }
+}
+
+fn is_a_graph_in_order(place: &str, model: &Model) {
+    assert_eq!((model.ir_version, model.opset), (8, 17), "{place}");
+    assert_eq!(model.producer, ["mila", env!("CARGO_PKG_VERSION")], "{place}");
+    let mut known: HashSet<&str> = HashSet::new();
+    for name in model.initialisers.iter().map(|t| &t.name).chain(model.inputs.iter().map(|info| &info.name)) {
+        assert!(known.insert(name), "{place}: {name} twice");
+    }
+    let mut nodes = HashSet::new();
+    let mut used = HashSet::new();
+    for node in &model.nodes {
+        assert!(nodes.insert(&node.name), "{place}: two nodes {}", node.name);
+        for input in &node.inputs {
+            assert!(known.contains(input.as_str()), "{place}: {} uses {input} before it is there", node.name);
+            used.insert(input.as_str());
+        }
+        for output in &node.outputs {
+            assert!(known.insert(output), "{place}: {output} twice");
+        }
+    }
+    used.extend(model.outputs.iter().map(|info| info.name.as_str()));
+    let unused: Vec<&&str> = known.difference(&used).collect();
+    assert!(unused.is_empty(), "{place}: nothing uses {unused:?}");
+    let told: HashSet<&str> = model.values.iter().chain(&model.outputs).map(|info| &*info.name).collect();
+    let outputs = model.nodes.iter().flat_map(|node| &node.outputs);
+    assert!(outputs.clone().all(|name| told.contains(name.as_str())), "{place}: a value without extents");
+}
+
+fn values_fill_their_shapes(place: &str, trace: &Trace, model: &Model) {
+    for tensor in &model.initialisers {
+        let volume: i64 = tensor.dims.iter().product();
+        let width = if tensor.element == 7 { 8 } else { 4 };
+        assert_eq!(tensor.bytes.len() as i64, volume * width, "{place}: {}", tensor.name);
+    }
+    // Every parameter is in the file under its own name, but for norms that are folded.
+    let names: HashSet<&str> = model.initialisers.iter().map(|t| &*t.name).collect();
+    let is_folded = |wanted: &Wanted| {
+        let batch_norm = |w: &&Wanted| w.kind == Kind::Buffer && layer(&w.name) == layer(&wanted.name);
+        trace.manifest().iter().any(|w| batch_norm(&w))
+    };
+    for wanted in trace.manifest() {
+        assert_eq!(names.contains(&*wanted.name), !is_folded(wanted), "{place}: {}", wanted.name);
+    }
+}
+
+fn layer(tensor: &str) -> &str {
+    tensor.rsplit_once('.').map_or("", |(layer, _)| layer)
+}
+
+fn inputs_and_outputs_are_the_contract(place: &str, task: Task, extents: Extents, trace: &Trace, model: &Model) {
+    let dims = |info: &reader::Info| info.dims.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let image = if extents == Extents::Dynamic { "batch, 3, height, width" } else { "2, 3, 33, 46" };
+    assert_eq!(model.inputs.len(), 1, "{place}");
+    assert_eq!((&*model.inputs[0].name, dims(&model.inputs[0]).as_str()), ("image", image), "{place}");
+    let names: Vec<&str> = model.outputs.iter().map(|info| &*info.name).collect();
+    if let Task::Classify { classes } = task {
+        assert_eq!(names, ["logits"], "{place}");
+        assert_eq!(model.outputs[0].dims.last(), Some(&Dim::Number(classes as i64)), "{place}");
+        return;
+    }
+    let wanted: Vec<String> = (0..trace.outputs().len()).map(|level| format!("level{level}")).collect();
+    assert_eq!(names, wanted, "{place}");
+    for (info, id) in model.outputs.iter().zip(trace.outputs()) {
+        let node = &trace.nodes()[id.0];
+        let sizes = Sizes { batch: 2, height: 33, width: 46 };
+        let [batch, height, width] = [0, 1, 2].map(|axis| node.extents[axis].at(sizes));
+        if extents == ODD {
+            assert_eq!(dims(info), format!("{batch}, {}, {height}, {width}", node.channels), "{place}");
+        } else {
+            assert!(dims(info).starts_with(&format!("batch, {}, ", node.channels)), "{place}: {}", dims(info));
+            assert!(dims(info).contains("height") && dims(info).contains("width"), "{place}: {}", dims(info));
+        }
+    }
+}
+
+/// A map changes its layout twice around each of the two depthwise convolutions on the residual stream, once on the way to
+/// the convolution of the inner stream and once on the way out of the attention; the keys are turned for their product.
+#[test]
+fn maps_are_transposed_no_more_than_needed() {
+    let count = |name, extents| {
+        let trace = trace(name, TASKS[0]);
+        trace.onnx(extents).expect("a model").operators()["Transpose"]
+    };
+    for extents in [ODD, Extents::Dynamic] {
+        // 18 blocks of 7, of which the first of a stage saves one; the mergings need planes.
+        assert_eq!(count("mila-t", extents), 18 * 7 - 4 + 3, "{extents:?}");
+        // 18 blocks of 2, and one each at stem and downsampling, which stand between a norm and a convolution.
+        assert_eq!(count("convnext-t", extents), 18 * 2 + 4, "{extents:?}");
+    }
+}
+
+/// Folding and reordering, value by value, against the definitions.
+#[test]
+fn derived_values() {
+    let trace = trace("mila-nano", TASKS[0]);
+    let model = Model::read(&written(&trace, ODD, &Formula));
+    let stored = |name: &str| {
+        let wanted = trace.manifest().iter().find(|w| w.name == name).unwrap_or_else(|| panic!("no {name}"));
+        (wanted.shape.clone(), Formula.fetch(wanted).expect("values").into_f32().into_owned())
+    };
+    let found = |name: &str| {
+        let tensor = model.initialisers.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("no {name}"));
+        let value = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+        (tensor.dims.clone(), tensor.bytes.chunks_exact(4).map(value).collect::<Vec<f32>>(), tensor.note.clone())
+    };
+
+    let (shape, weight) = stored("layers.0.blocks.0.in_proj.weight");
+    let (dims, transposed, note) = found("layers.0.blocks.0.in_proj.weight");
+    assert_eq!((dims, &*note), (vec![shape[1] as i64, shape[0] as i64], "transposed: [inputs, outputs]"));
+    assert_eq!(transposed[1], weight[shape[1]]);
+
+    let (shape, weight) = stored("layers.0.blocks.0.attn.qk.weight");
+    let (dims, paired, note) = found("layers.0.blocks.0.attn.qk.weight");
+    assert_eq!(dims, [shape[0] as i64, shape[1] as i64, 1, 1]);
+    assert!(note.contains("even"), "{note}");
+    // The second row of the first head is its third channel; the ninth, with 16 channels a head, its second.
+    assert_eq!(paired[shape[1]], weight[2 * shape[1]]);
+    assert_eq!(paired[8 * shape[1]], weight[shape[1]]);
+
+    let conv = "patch_embed.conv1";
+    let norm = |part: &str| stored(&format!("{conv}.norm.{part}")).1;
+    let (scale, shift) = (norm("weight"), norm("bias"));
+    let (mean, variance) = (norm("running_mean"), norm("running_var"));
+    let (_, weight) = stored(&format!("{conv}.conv.weight"));
+    let (_, folded, note) = found(&format!("{conv}.conv.weight"));
+    let (_, bias, _) = found(&format!("{conv}.conv.bias"));
+    assert!(note.contains("batch norm"), "{note}");
+    for channel in 0..scale.len() {
+        let factor = f64::from(scale[channel]) / (f64::from(variance[channel]) + 1e-5).sqrt();
+        let first = channel * weight.len() / scale.len();
+        assert!((f64::from(folded[first]) - f64::from(weight[first]) * factor).abs() < 1e-7, "channel {channel}");
+        let wanted = f64::from(shift[channel]) - f64::from(mean[channel]) * factor;
+        assert!((f64::from(bias[channel]) - wanted).abs() < 1e-6, "channel {channel}");
+    }
+}
+
+#[test]
+fn metadata_are_kept() {
+    let trace = trace("mila-nano", TASKS[0]);
+    let mut onnx = trace.onnx(Extents::Dynamic).expect("a model");
+    onnx.describe("model", "mila-nano");
+    onnx.describe("labels", "[\"ä\"]");
+    let mut file = Vec::new();
+    onnx.write(&Seeded::new(0), &mut file).expect("a written file");
+    let wanted = [("model", "mila-nano"), ("labels", "[\"ä\"]")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    assert_eq!(Model::read(&file).metadata, wanted);
+}
+
+/// Tables of rotations would not fit, and nothing is computed or written to find that out.
+#[test]
+fn a_file_beyond_its_format_is_refused() {
+    let trace = trace("mila-t", TASKS[1]);
+    let sizes = Sizes { batch: 1, height: 65_535, width: 65_535 };
+    let mut file = Vec::new();
+    let error = trace.onnx(Extents::Fixed(sizes)).expect("a graph").write(&Zeros, &mut file).expect_err("a limit");
+    assert!(matches!(error, Error::TooLarge { bytes } if bytes > 1 << 36), "{error}");
+    assert!(file.is_empty());
+}
+
+#[test]
+fn an_empty_input_is_refused() {
+    let trace = trace("mila-nano", TASKS[0]);
+    for (batch, height, width) in [(0, 32, 32), (1, 0, 32), (1, 32, 0)] {
+        let refused = trace.onnx(Extents::Fixed(Sizes { batch, height, width })).expect_err("no pixels");
+        assert!(refused.to_string().contains("at least one"), "{refused}");
+    }
+}
+
+/// A disk that is full after some bytes is reported as it is.
+#[test]
+fn a_destination_that_refuses_is_an_error() {
+    struct Full(usize);
+    impl std::io::Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let trace = trace("mila-nano", TASKS[0]);
+    let onnx = trace.onnx(Extents::Dynamic).expect("a model");
+    for room in [0, 1000, 1_000_000] {
+        let error = onnx.write(&Zeros, &mut Full(room)).expect_err("a full disk");
+        assert!(matches!(error, Error::Io(_)), "{error}");
+    }
+}

@@ -1,0 +1,152 @@
+//! Two layers with an activation between them: y = activation(norm(x) W₁ + b₁) W₂ + b₂ + residual.
+//!
+//! The hidden layer, four times as wide as the input in most models, never leaves the second-level cache: for a few strips of
+//! rows at a time it is computed, already transposed, into the strips that the second layer reads.
+
+use rayon::prelude::*;
+
+use crate::{
+    activation::Activation,
+    epilogue::Epilogue,
+    isa::Isa,
+    lane::Lane,
+    linear::{self, Layer},
+    matrix::PackedMatrix,
+    product::{Left, Product, Start, Target},
+    scratch,
+    strip::{self, Norm, Rows},
+};
+
+/// The layers and what lies between them.
+#[derive(Clone, Copy, Debug)]
+pub struct Mlp<'a> {
+    /// Applied to every row first.
+    pub norm: Norm<'a>,
+    /// `[inputs, hidden]`
+    pub fc1: &'a PackedMatrix,
+    /// `[hidden]`
+    pub bias: Option<&'a [f32]>,
+    /// Between the layers.
+    pub activation: Activation,
+    /// `[hidden, outputs]`
+    pub fc2: &'a PackedMatrix,
+    /// After the second layer.
+    pub epilogue: Epilogue<'a>,
+}
+
+/// Computes `y`, `[rows, outputs]`, from `x`, `[rows, inputs]`.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn forward(isa: Isa, x: &[f32], mlp: Mlp<'_>, y: &mut [f32]) {
+    let (inputs, hidden, outputs) = (mlp.fc1.depth(), mlp.fc1.columns(), mlp.fc2.columns());
+    assert_eq!(mlp.fc2.depth(), hidden, "mlp: inputs of the second layer");
+    mlp.norm.check(inputs);
+    if x.is_empty() || y.is_empty() {
+        return assert!(x.is_empty() && y.is_empty(), "mlp: x or y is empty");
+    }
+    let rows = x.len() / inputs;
+    assert_eq!((x.len(), y.len()), (rows * inputs, rows * outputs), "mlp: lengths of x and y");
+    mlp.epilogue.check("mlp", outputs, y.len());
+    match linear::piece(isa, rows, hidden, inputs) {
+        Some(height) => {
+            let pieces = y.par_chunks_mut(height * outputs);
+            pieces.enumerate().for_each(|(index, y)| piece(isa, x, mlp, index * height, y));
+        }
+        // Few rows: a thread had better read its own part of the weights.
+        None => scratch::floats(rows * hidden, |middle| {
+            let epilogue = Epilogue { bias: mlp.bias, activation: mlp.activation, residual: None };
+            Layer::new(x, mlp.fc1, epilogue, middle).run(isa, Rows::Normed { x, norm: mlp.norm });
+            let middle = &*middle;
+            Layer::new(middle, mlp.fc2, mlp.epilogue, y).run(isa, Rows::Plain { x: middle, stride: hidden });
+        }),
+    }
+}
+
+/// The rows of `y`, of which `first` is the first, on the caller's thread.
+fn piece(isa: Isa, x: &[f32], mlp: Mlp<'_>, first: usize, y: &mut [f32]) {
+    /// Bytes of strips, in and between the layers, that stay in the second-level cache while the weights pass by.
+    const STRIPS: usize = 768 << 10;
+    let (inputs, hidden, outputs) = (mlp.fc1.depth(), mlp.fc1.columns(), mlp.fc2.columns());
+    let (height, count) = (isa.level().strip(), y.len() / outputs);
+    let strip = (inputs + hidden) * size_of::<Lane>();
+    let group = (STRIPS / strip).clamp(1, count.div_ceil(height));
+    scratch::lanes(group * (inputs + hidden), |strips| {
+        let (left, middle) = strips.split_at_mut(group * inputs);
+        for begin in (0..count).step_by(group * height) {
+            let rows = (group * height).min(count - begin);
+            let strips = rows.div_ceil(height);
+            let (left, middle) = (&mut left[..strips * inputs], &mut middle[..strips * hidden]);
+            strip::fill(isa, Rows::Normed { x, norm: mlp.norm }, (first + begin, rows), inputs, left);
+            isa.run(Product {
+                left: Left::Strips(left),
+                rows,
+                right: mlp.fc1,
+                panels: 0..mlp.fc1.panels(),
+                start: Start::bias(mlp.bias),
+                activation: mlp.activation,
+                residual: None,
+                target: Target::Strips(middle),
+            });
+            isa.run(Product {
+                left: Left::Strips(middle),
+                rows,
+                right: mlp.fc2,
+                panels: 0..mlp.fc2.panels(),
+                start: Start::bias(mlp.epilogue.bias),
+                activation: mlp.epilogue.activation,
+                residual: mlp.epilogue.residual.map(|residual| &residual[(first + begin) * outputs..]),
+                target: Target::Rows { y: &mut y[begin * outputs..], stride: outputs },
+            });
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        layer_norm,
+        testing::{assert_close, everywhere, numbers, unwritten, wide},
+    };
+
+    /// Against the three kernels that it is made of.
+    #[test]
+    fn the_tiled_layers_are_their_composition() {
+        let shapes = [(1, 3, 5, 2), (7, 24, 96, 24), (49, 64, 256, 60), (197, 32, 130, 33), (700, 16, 64, 16)];
+        for (rows, inputs, hidden, outputs) in shapes {
+            let x = numbers(1, rows * inputs);
+            let (weight, bias) = (numbers(2, inputs), numbers(3, inputs));
+            let fc1 = PackedMatrix::from_columns(&numbers(4, hidden * inputs), hidden, inputs);
+            let fc2 = PackedMatrix::from_columns(&numbers(5, outputs * hidden), outputs, hidden);
+            let (bias_1, bias_2, residual) = (numbers(6, hidden), numbers(7, outputs), numbers(8, rows * outputs));
+            let norm = Norm { weight: &weight, bias: &bias, eps: 1e-5 };
+            let first = Epilogue { bias: Some(&bias_1), activation: Activation::Gelu, residual: None };
+            let epilogue = Epilogue { bias: Some(&bias_2), activation: Activation::None, residual: Some(&residual) };
+
+            let (mut normed, mut middle, mut wanted) =
+                (unwritten(x.len()), unwritten(rows * hidden), unwritten(rows * outputs));
+            let isa = Isa::detect();
+            layer_norm::forward(isa, &x, &weight, Some(&bias), 1e-5, &mut normed);
+            linear::forward(isa, &normed, &fc1, first, &mut middle);
+            linear::forward(isa, &middle, &fc2, epilogue, &mut wanted);
+
+            let mlp = Mlp {
+                norm,
+                fc1: &fc1,
+                bias: Some(&bias_1),
+                activation: Activation::Gelu,
+                fc2: &fc2,
+                epilogue,
+            };
+            everywhere(
+                |isa| {
+                    let mut y = unwritten(rows * outputs);
+                    forward(isa, &x, mlp, &mut y);
+                    vec![y]
+                },
+                |isa, y| assert_close(format!("{isa} {rows}x{inputs}x{hidden}"), &y[0], &wide(&wanted), 2e-6),
+            );
+        }
+    }
+}

@@ -1,0 +1,222 @@
+"""Exports every model of the registry and compares it with `mila run`, on every runtime that is asked for.
+
+Run by `cargo xtask onnx`, which builds what it needs:
+
+    onnx_check.py --mila FILE --weights FILE [--openvino] [--peers FILE] [--models NAME,...] [--folder DIR]
+
+`--weights` is the program of crates/mila-graph/examples/formula_weights.rs, `--peers` that of peers/. Each model is exported
+once for its own size, once for 97x161, and once with free extents, which then take several sizes, one pixel included.
+Every file has to pass ONNX's checker and its strict shape inference, and every output has to be within 1e-4 of
+`mila run --executor cpu`, as max|difference| / std. Two f32 results of a deep model can be further apart than that; then
+the runtime has to be as near to the definition in f64 as mila's own f32 is: within 1e-4 or twice mila's distance.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import onnx
+import onnxruntime
+
+LIMIT = 1e-4
+# Batch, height, width.
+OTHER = (1, 97, 161)
+DYNAMIC = [(2, 64, 96), (1, 97, 161), (3, 31, 45), (1, 1, 1)]
+
+
+@dataclasses.dataclass
+class Case:
+    """A file, the sizes that it takes, and what is said of it."""
+
+    model: str
+    task: str
+    form: str
+    path: pathlib.Path
+    sizes: list
+
+
+def run(*command: object) -> str:
+    """Runs a program; its stderr is shown if it fails."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stderr.strip()}")
+    return done.stdout
+
+
+def outputs(path: pathlib.Path) -> list:
+    """What a program wrote under the name `path`: one file, or one a level."""
+    if path.exists():
+        return [np.load(path)]
+    levels = sorted(path.parent.glob(f"{path.stem}.?.npy"))
+    if not levels:
+        raise RuntimeError(f"nothing was written to {path}")
+    return [np.load(level) for level in levels]
+
+
+def forget(path: pathlib.Path) -> None:
+    for old in [path, *path.parent.glob(f"{path.stem}.?.npy")]:
+        old.unlink(missing_ok=True)
+
+
+def image(size: tuple) -> np.ndarray:
+    """A fixed input of [batch, 3, height, width]."""
+    batch, height, width = size
+    return np.random.default_rng(7).standard_normal((batch, 3, height, width), dtype=np.float32)
+
+
+def distance(found: list, wanted: list) -> float:
+    """max|difference| / std, the largest of all outputs; infinite if shapes differ or a value is no number."""
+    if len(found) != len(wanted):
+        return math.inf
+    worst = 0.0
+    for a, b in zip(found, wanted):
+        if a.shape != b.shape or not np.isfinite(a).all():
+            return math.inf
+        worst = max(worst, float(np.abs(a - b).max()) / max(float(b.std()), 1e-6))
+    return worst
+
+
+def is_rounding(found: list, mine: list, definition: list) -> tuple:
+    """Whether `found` is as near to the definition as f32 gets, and the two distances from it."""
+    theirs, ours = distance(found, definition), distance(mine, definition)
+    return theirs < max(LIMIT, 2 * ours), theirs, ours
+
+
+def checked(path: pathlib.Path) -> collections.Counter:
+    """Checks the file's structure; the number of nodes of each operator."""
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    known = {info.name for info in [*model.graph.value_info, *model.graph.output]}
+    missing = [name for node in model.graph.node for name in node.output if name not in known]
+    if missing:
+        raise RuntimeError(f"{path.name}: no extents of {missing[:3]}")
+    return collections.Counter(node.op_type for node in model.graph.node)
+
+
+def with_onnxruntime(path: pathlib.Path, _folder: pathlib.Path):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"image": x})
+
+
+def with_openvino(path: pathlib.Path, _folder: pathlib.Path):
+    import openvino
+
+    # Without the hint, processors with bf16 would compute in it.
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda x: [np.array(value) for value in compiled([x]).values()]
+
+
+def with_peer(program: pathlib.Path, runtime: str):
+    def load(path: pathlib.Path, folder: pathlib.Path):
+        def infer(x: np.ndarray) -> list:
+            given, found = folder / "peer_x.npy", folder / "peer_y.npy"
+            forget(found)
+            np.save(given, x)
+            run(program, runtime, path, given, found)
+            return outputs(found)
+
+        return infer
+
+    return load
+
+
+def cases(options: argparse.Namespace, folder: pathlib.Path):
+    """Exports one model after the other, and removes what was exported when the next is asked for."""
+    registry = json.loads(run(options.mila, "models", "--json"))
+    names = [model["name"] for model in registry]
+    unknown = set(options.models or names) - set(names)
+    if unknown:
+        raise RuntimeError(f"expected models of {', '.join(names)}, found {', '.join(sorted(unknown))}")
+    for name in options.models or names:
+        for task in ["classify", "pyramid"]:
+            weights = folder / "weights.safetensors"
+            run(options.weights, name, task, weights)
+            height, width = json.loads(run(options.mila, "models", name, "--json"))["input_size"][1:]
+            for form, extents, sizes in [
+                ("fixed", [], [(1, height, width)]),
+                ("fixed", ["--size", "97x161"], [OTHER]),
+                ("dynamic", ["--dynamic"], [(1, height, width), *DYNAMIC]),
+            ]:
+                path = folder / "model.onnx"
+                run(options.mila, "export", name, path, "--weights", weights, "--task", task, *extents)
+                yield Case(name, task, form, path, sizes), weights
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mila", type=pathlib.Path, required=True)
+    parser.add_argument("--weights", type=pathlib.Path, required=True)
+    parser.add_argument("--openvino", action="store_true")
+    parser.add_argument("--peers", type=pathlib.Path)
+    parser.add_argument("--models", type=lambda text: text.split(","))
+    parser.add_argument("--folder", type=pathlib.Path, help="where to work; default: a temporary folder")
+    options = parser.parse_args()
+    runtimes = {"onnxruntime": with_onnxruntime}
+    if options.openvino:
+        runtimes["openvino"] = with_openvino
+    if options.peers:
+        runtimes |= {name: with_peer(options.peers, name) for name in ["rten", "tract"]}
+    onnxruntime.set_default_logger_severity(3)
+    notes, failures = [], []
+    with tempfile.TemporaryDirectory(dir=options.folder) as place:
+        folder = pathlib.Path(place)
+        head = [f"{name:>12}" for name in runtimes]
+        print(f"{'model':12} {'task':8} {'form':8} {'batch x size':>14}", *head, " nodes, transposes", flush=True)
+        for case, weights in cases(options, folder):
+            nodes = checked(case.path)
+            loaded = {}
+            for name, load in runtimes.items():
+                try:
+                    loaded[name] = load(case.path, folder)
+                except Exception as error:
+                    failures.append(f"{case.model} {case.task} {case.form}: {name} does not load it: {error}")
+            for size in case.sizes:
+                x, wanted = folder / "x.npy", folder / "y.npy"
+                np.save(x, image(size))
+
+                def mila(executor: str) -> list:
+                    forget(wanted)
+                    run(options.mila, "run", case.model, "--weights", weights, "--task", case.task, "--executor", executor,
+                        "--input", x, "--output", wanted)
+                    return outputs(wanted)
+
+                mine = mila("cpu")
+                cells = []
+                what = f"{size[0]} x {size[1]}x{size[2]}"
+                place = f"{case.model} {case.task} {case.form} {what}"
+                for name in runtimes:
+                    if name not in loaded:
+                        cells.append(f"{'not loaded':>12}")
+                        continue
+                    try:
+                        values = loaded[name](image(size))
+                    except Exception as error:
+                        cells.append(f"{'failed':>12}")
+                        failures.append(f"{place}: {name}: {error}")
+                        continue
+                    found = distance(values, mine)
+                    cells.append(f"{found:12.2e}")
+                    if not found < LIMIT:
+                        is_near, theirs, ours = is_rounding(values, mine, mila("reference"))
+                        told = f"{place}: {name} is {theirs:.2e} from the definition in f64, mila's f32 {ours:.2e}"
+                        (notes if is_near else failures).append(told)
+                told = f"{sum(nodes.values()):6d}, {nodes['Transpose']}"
+                print(f"{case.model:12} {case.task:8} {case.form:8} {what:>14}", *cells, told, flush=True)
+    for note in notes:
+        print(f"rounding: {note}")
+    for failure in failures:
+        print(f"FAILED {failure}")
+    print("all hold" if not failures else f"{len(failures)} do not hold")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
