@@ -7,8 +7,8 @@
 use std::time::Instant;
 
 use mila_kernels::{
-    Activation, Attention, Epilogue, Isa, Level, Map, PackedMatrix, Window, batch_norm, conv, depthwise, layer_norm,
-    linear, linear_attention,
+    Activation, Attention, Epilogue, Isa, Level, Map, Mlp, Norm, PackedMatrix, Window, batch_norm, conv, depthwise,
+    layer_norm, linear, linear_attention, mlp,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -72,6 +72,7 @@ fn main() {
     let bench = Bench { isa, filter, pools };
     println!("{isa}; columns: one thread, two threads");
     linears(&bench);
+    mlps(&bench);
     convolutions(&bench);
     for (side, channels, heads) in STAGES {
         maps(&bench, Map { batch: 1, height: side, width: side, channels });
@@ -131,6 +132,26 @@ fn gemm(rows: usize, inputs: usize, outputs: usize, x: &[f32], weight: &[f32], y
             false,
             gemm::Parallelism::None,
         );
+    }
+}
+
+fn mlps(bench: &Bench) {
+    for (side, channels, _) in STAGES {
+        let (rows, hidden) = (side * side, 4 * channels);
+        let (x, weight, bias) = (numbers(rows * channels), numbers(channels), numbers(channels));
+        let fc1 = PackedMatrix::from_columns(&numbers(hidden * channels), hidden, channels);
+        let fc2 = PackedMatrix::from_columns(&numbers(hidden * channels), channels, hidden);
+        let mut y = vec![0.0; rows * channels];
+        let mlp = Mlp {
+            norm: Norm { weight: &weight, bias: &bias, eps: 1e-5 },
+            fc1: &fc1,
+            bias: None,
+            activation: Activation::Gelu,
+            fc2: &fc2,
+            epilogue: Epilogue { residual: Some(&x), ..Epilogue::default() },
+        };
+        let shape = format!("{rows} x {channels} -> {hidden}");
+        bench.line("mlp gelu", &shape, Work::Flops(4 * rows * channels * hidden), || mlp::forward(bench.isa, &x, mlp, &mut y));
     }
 }
 

@@ -20,6 +20,7 @@
 pub mod activation;
 pub mod adamw;
 pub mod arithmetic;
+mod awake;
 pub mod batch_norm;
 pub mod conv;
 pub mod depthwise;
@@ -47,6 +48,7 @@ mod tile;
 mod windows;
 
 pub use activation::Activation;
+pub use awake::awake;
 pub use epilogue::Epilogue;
 pub use isa::{Isa, Level};
 pub use linear_attention::Attention;

@@ -66,6 +66,9 @@ macro_rules! tile {
                 concat!($move, " ", $sum_1, ", [{start} + ", $half, "]"),
             )*
             "2:",
+            "prefetcht0 [{panel} + 2048]",
+            "prefetcht0 [{panel} + 2112]",
+            "prefetcht0 [{left} + 1024]",
             concat!($move, " ", $right_0, ", [{panel}]"),
             concat!($move, " ", $right_1, ", [{panel} + ", $half, "]"),
             $(
