@@ -1,11 +1,12 @@
-//! Runs an ONNX model on a runtime that is written in Rust: values into a file, times as a line of JSON.
+//! Runs an ONNX model on a runtime that is written in Rust: values into a file, times on request.
 //!
 //! ```text
-//! mila-peers rten|tract MODEL.onnx X.npy Y.npy [--threads N] [--runs N]
+//! mila-peers rten|tract MODEL.onnx X.npy Y.npy [--threads N] [--serve]
 //! ```
 //!
-//! A model of several outputs writes `Y.0.npy`, `Y.1.npy`, ..., as `mila run` does. `--runs` passes are timed after three
-//! that are not; with none, only values are written.
+//! A model of several outputs writes `Y.0.npy`, `Y.1.npy`, ..., as `mila run` does. With `--serve` a line with the version
+//! follows, and each line `WARM-UP PASSES` on stdin is answered by one with the milliseconds of each pass, as
+//! `tools/peers.py` does.
 
 mod npy;
 mod rten_runtime;
@@ -39,10 +40,7 @@ const RUNTIMES: [Runtime; 2] = [
     Runtime { name: "tract", version: "0.23.9", load: tract_runtime::load },
 ];
 
-const USAGE: &str = "usage: mila-peers rten|tract MODEL.onnx X.npy Y.npy [--threads N] [--runs N]";
-
-/// Passes before the timed ones.
-const WARM_UP: usize = 3;
+const USAGE: &str = "usage: mila-peers rten|tract MODEL.onnx X.npy Y.npy [--threads N] [--serve]";
 
 fn main() -> ExitCode {
     match run() {
@@ -55,22 +53,19 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let (mut threads, mut runs) = (std::thread::available_parallelism().map_or(1, usize::from), 0);
+    let (mut threads, mut is_serving) = (std::thread::available_parallelism().map_or(1, usize::from), false);
     let mut files = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut number = || arguments.next().and_then(|text| text.parse::<usize>().ok()).context(USAGE);
         match argument.as_str() {
-            "--threads" => threads = number()?.max(1),
-            "--runs" => runs = number()?,
+            "--threads" => threads = arguments.next().and_then(|text| text.parse().ok()).context(USAGE)?,
+            "--serve" => is_serving = true,
             _ => files.push(argument),
         }
     }
     let [name, model, input, output] = files.as_slice() else { bail!(USAGE) };
     let runtime = RUNTIMES.iter().find(|runtime| runtime.name == name).context(USAGE)?;
-    let started = Instant::now();
-    let mut pass = (runtime.load)(model.as_ref(), npy::read(input.as_ref())?, threads).context("loading")?;
-    let load_ms = 1e3 * started.elapsed().as_secs_f64();
+    let mut pass = (runtime.load)(model.as_ref(), npy::read(input.as_ref())?, threads.max(1)).context("loading")?;
     let outputs = pass().context("running")?;
     let output = PathBuf::from(output);
     match outputs.as_slice() {
@@ -81,29 +76,26 @@ fn run() -> Result<()> {
             }
         }
     }
-    if runs == 0 {
-        return Ok(());
+    if is_serving {
+        println!("{}", serde_json::json!({ "version": format!("{} {}", runtime.name, runtime.version) }));
+        for request in std::io::stdin().lines() {
+            println!("{}", serde_json::json!(timed(&mut pass, &request?)?));
+        }
     }
-    for _ in 0..WARM_UP {
+    Ok(())
+}
+
+/// The milliseconds of each pass that the line `WARM-UP PASSES` asks for.
+fn timed(pass: &mut Pass, request: &str) -> Result<Vec<f64>> {
+    let numbers: Vec<usize> = request.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    let [warm_up, passes] = numbers[..] else { bail!("expected WARM-UP PASSES, found {request}") };
+    for _ in 0..warm_up {
         pass()?;
     }
-    let mut times = Vec::with_capacity(runs);
-    for _ in 0..runs {
+    let one = |_| {
         let started = Instant::now();
         ensure!(!pass()?.is_empty(), "the model gave nothing");
-        times.push(1e3 * started.elapsed().as_secs_f64());
-    }
-    times.sort_by(f64::total_cmp);
-    let quantile = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
-    let line = serde_json::json!({
-        "runtime": runtime.name,
-        "version": runtime.version,
-        "threads": threads,
-        "runs": runs,
-        "load_ms": load_ms,
-        "p50_ms": quantile(0.5),
-        "p95_ms": quantile(0.95),
-    });
-    println!("{line}");
-    Ok(())
+        Ok(1e3 * started.elapsed().as_secs_f64())
+    };
+    (0..passes).map(one).collect()
 }

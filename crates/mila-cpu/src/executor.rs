@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mila_kernels::linear_attention::{self, Attention};
-use mila_kernels::{Epilogue, Isa, activation, conv, depthwise, elementwise, layer_norm, linear, mlp, pool};
+use mila_kernels::{Epilogue, Isa, activation, bottleneck, conv, depthwise, elementwise, layer_norm, linear, mlp, pool};
 use mila_ops::reference::Array;
 use mila_ops::{
-    Activation, BatchNormWanted, ConvWanted, Dims, DropPath, Executor, GatedInput, LinearWanted, Mlp, NormWanted, Numeric, Onto,
+    Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, GatedInput, LinearWanted, Mlp, NormWanted, Numeric, Onto,
     Residual, Result, Source, Tap, Wanted, Window, composed, rope2d, shape,
 };
 
@@ -130,9 +130,7 @@ impl Cpu {
         let (height, width) = (p.window.output(input.height), p.window.output(input.width));
         let dims = Dims::new(input.batch, height, width, p.outputs);
         let epilogue = epilogue(dims, p.bias.as_deref(), then, residual)?;
-        let window =
-            mila_kernels::Window { kernel: p.window.kernel, stride: p.window.stride, padding: p.window.padding };
-        let (isa, values, extent) = (self.isa, x.values(), extent(input));
+        let (isa, values, extent, window) = (self.isa, x.values(), extent(input), kernel_window(p.window));
         let name = match p.kernel {
             Kernel::Pointwise(_) => "pointwise convolution",
             Kernel::Depthwise(_) => "depthwise convolution",
@@ -174,6 +172,10 @@ impl Cpu {
 
 fn extent(dims: Dims) -> mila_kernels::Map {
     mila_kernels::Map { batch: dims.batch, height: dims.height, width: dims.width, channels: dims.channels }
+}
+
+fn kernel_window(window: Window) -> mila_kernels::Window {
+    mila_kernels::Window { kernel: window.kernel, stride: window.stride, padding: window.padding }
 }
 
 fn kernel_activation(then: Activation) -> mila_kernels::Activation {
@@ -388,6 +390,34 @@ impl Executor for Cpu {
             epilogue: epilogue(dims, p.fc2.bias.as_deref(), Activation::None, Some(residual))?,
         };
         self.operator("mlp", dims, |y| mlp::forward(self.isa, x.values(), mlp, y))
+    }
+
+    fn bottleneck(&self, x: &Map, p: &Bottleneck<Self>, tap: &mut dyn Tap<Self>) -> Result<Map> {
+        let [Kernel::Pointwise(expand), Kernel::Depthwise(spatial), Kernel::Pointwise(project)] =
+            [&p.expand.kernel, &p.spatial.kernel, &p.project.kernel]
+        else {
+            return composed::bottleneck(self, x, p, tap);
+        };
+        let input = x.dims();
+        let window = p.spatial.window;
+        let fits = input.height + 2 * window.padding >= window.kernel && input.width + 2 * window.padding >= window.kernel;
+        if !fits || composed::taps_inside_bottleneck(p, tap) {
+            return composed::bottleneck(self, x, p, tap);
+        }
+        shape::channels("convolution", p.expand.inputs, input.channels)?;
+        shape::channels("convolution", p.spatial.inputs, p.expand.outputs)?;
+        shape::channels("convolution", p.project.inputs, p.spatial.outputs)?;
+        let (height, width) = (window.output(input.height), window.output(input.width));
+        let layers = mila_kernels::Bottleneck {
+            expand: (expand, p.expand.bias.as_deref()),
+            window: kernel_window(window),
+            spatial: (spatial, p.spatial.bias.as_deref()),
+            project: (project, p.project.bias.as_deref()),
+            activation: kernel_activation(p.activation),
+        };
+        let dims = Dims::new(input.batch, height, width, p.project.outputs);
+        let y = self.operator("bottleneck", dims, |y| bottleneck::forward(self.isa, x.values(), extent(input), layers, y))?;
+        tap.pass(&p.names[2], y)
     }
 }
 

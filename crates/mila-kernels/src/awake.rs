@@ -59,7 +59,8 @@ mod tests {
     #[test]
     fn a_panic_ends_the_wait() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a small pool starts");
-        let result = std::panic::catch_unwind(|| pool.install(|| awake(|| panic!("as intended"))));
+        let panics = || pool.install(|| awake(|| panic!("as intended")));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics));
         assert!(result.is_err());
     }
 }

@@ -23,6 +23,7 @@ mod ring;
 mod tests;
 mod weight_gradient;
 
+pub(crate) use direct::convolve_ring;
 use ring::{Ring, Source, groups};
 use weight_gradient::WeightBand;
 

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`linear`] | y = activation(x W + b) + residual |
 //! | [`mlp`] | y = activation(norm(x) W₁ + b₁) W₂ + b₂ + residual |
+//! | [`bottleneck`] | 1x1, depthwise, 1x1 |
 //! | [`conv`], [`depthwise`] | the same with windows of a map |
 //! | [`layer_norm`], [`batch_norm`] | y = (x - mean) / sqrt(variance + ε) · weight + bias |
 //! | [`linear_attention`] | o = (R φ(q))ᵀ S / (φ(q)ᵀ m + ε) |
@@ -22,10 +23,13 @@ pub mod adamw;
 pub mod arithmetic;
 mod awake;
 pub mod batch_norm;
+mod bf16;
+pub mod bottleneck;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
 mod epilogue;
+mod format;
 pub mod isa;
 mod lane;
 pub mod layer_norm;
@@ -49,6 +53,8 @@ mod windows;
 
 pub use activation::Activation;
 pub use awake::awake;
+pub use bottleneck::Bottleneck;
+pub use bf16::Bf16Unit;
 pub use epilogue::Epilogue;
 pub use isa::{Isa, Level};
 pub use linear_attention::Attention;

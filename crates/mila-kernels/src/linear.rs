@@ -4,12 +4,13 @@ use rayon::prelude::*;
 
 use crate::{
     epilogue::Epilogue,
+    format::Format,
     isa::Isa,
     lane::Lane,
     matrix::{PANEL, PackedMatrix},
     product::{self, Left, Product, Start, Target},
     scratch,
-    strip::{self, Norm, Rows},
+    strip::{Norm, Rows},
     threads,
 };
 
@@ -50,12 +51,14 @@ pub fn forward_normed_pair(
     let second = Layer::new(x, weight_2, epilogue_2, y_2);
     let rows = Rows::Normed { x, norm };
     assert_eq!(weight.depth(), weight_2.depth(), "linear: the two layers have one input");
+    assert_eq!(weight.format(), weight_2.format(), "linear: the two layers have one format");
     if x.is_empty() || weight.columns() == 0 || weight_2.columns() == 0 {
         first.run(isa, rows);
         return second.run(isa, rows);
     }
     let count = x.len() / weight.depth();
-    let Some(height) = piece(isa, count, weight.columns() + weight_2.columns(), weight.depth()) else {
+    let height = weight.format().strip(isa);
+    let Some(height) = piece(height, count, weight.columns() + weight_2.columns(), weight.depth()) else {
         return by_panels(isa, rows, count, &mut [first, second]);
     };
     let pieces = first.y.par_chunks_mut(height * weight.columns());
@@ -65,13 +68,13 @@ pub fn forward_normed_pair(
     });
 }
 
-/// Rows of a piece for one thread, if threads had better share the rows than the columns.
+/// Rows of a piece for one thread, whole strips of `height`, if threads had better share the rows than the columns.
 ///
 /// Where there are few rows the weights are the larger operand, and a thread should read its own part of them.
-pub(crate) fn piece(isa: Isa, rows: usize, columns: usize, depth: usize) -> Option<usize> {
+pub(crate) fn piece(height: usize, rows: usize, columns: usize, depth: usize) -> Option<usize> {
     /// Multiply-adds that are not worth a second thread.
     const SMALL: usize = 1 << 17;
-    let (threads, height) = (rayon::current_num_threads(), isa.level().strip());
+    let threads = rayon::current_num_threads();
     let strips = rows.div_ceil(height);
     if threads == 1 || rows * columns * depth <= SMALL {
         return Some(rows.max(1));
@@ -118,11 +121,16 @@ impl<'a> Layer<'a> {
         self.y.len().checked_div(self.weight.columns())
     }
 
+    /// Computes the layer for all rows on the caller's thread.
+    pub(crate) fn run_here(self, isa: Isa, rows: Rows<'_>) {
+        piece_of_rows(isa, rows, 0, &mut [self]);
+    }
+
     /// Computes the layer for all rows.
     pub(crate) fn run(self, isa: Isa, rows: Rows<'_>) {
         let Some(count) = self.rows().filter(|&count| count > 0) else { return };
         let Layer { weight, epilogue, y } = self;
-        match piece(isa, count, weight.columns(), weight.depth()) {
+        match piece(weight.format().strip(isa), count, weight.columns(), weight.depth()) {
             Some(height) if height >= count => piece_of_rows(isa, rows, 0, &mut [Layer { weight, epilogue, y }]),
             Some(height) => {
                 y.par_chunks_mut(height * weight.columns()).enumerate().for_each(|(index, y)| {
@@ -138,19 +146,20 @@ impl<'a> Layer<'a> {
 fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>]) {
     /// Bytes of strips that stay in the second-level cache while the panels pass by.
     const STRIPS: usize = 512 << 10;
-    let Some((depth, count)) = layers.first().and_then(|layer| Some((layer.weight.depth(), layer.rows()?))) else {
+    let Some((weight, count)) = layers.first().and_then(|layer| Some((layer.weight, layer.rows()?))) else {
         return;
     };
-    let height = isa.level().strip();
-    let group = (STRIPS / (depth.max(1) * size_of::<Lane>())).clamp(1, count.div_ceil(height).max(1));
-    scratch::lanes(group * depth, |strips| {
+    let (depth, format) = (weight.depth(), weight.format());
+    let (height, lanes) = (format.strip(isa), format.lanes(depth));
+    let group = (STRIPS / (lanes.max(1) * size_of::<Lane>())).clamp(1, count.div_ceil(height).max(1));
+    scratch::lanes(group * lanes, |strips| {
         for begin in (0..count).step_by(group * height) {
             let rows_here = (group * height).min(count - begin);
-            let strips = &mut strips[..rows_here.div_ceil(height) * depth];
-            strip::fill(isa, rows, (first + begin, rows_here), depth, strips);
+            let strips = &mut strips[..rows_here.div_ceil(height) * lanes];
+            format.fill(isa, rows, (first + begin, rows_here), depth, strips);
             for Layer { weight, epilogue, y } in &mut *layers {
                 let columns = weight.columns();
-                isa.run(Product {
+                let product = Product {
                     left: Left::Strips(strips),
                     rows: rows_here,
                     right: weight,
@@ -159,7 +168,8 @@ fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>
                     activation: epilogue.activation,
                     residual: epilogue.residual.map(|residual| &residual[(first + begin) * columns..]),
                     target: Target::Rows { y: &mut y[begin * columns..], stride: columns },
-                });
+                };
+                format.multiply(isa, product);
             }
         }
     });
@@ -167,11 +177,12 @@ fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>
 
 /// Layers of one input with their columns shared out: all strips first, then panels, whose results are put together last.
 fn by_panels(isa: Isa, rows: Rows<'_>, count: usize, layers: &mut [Layer<'_>]) {
-    let (depth, height) = (layers.first().map_or(0, |layer| layer.weight.depth()), isa.level().strip());
-    scratch::lanes(count.div_ceil(height) * depth, |strips| {
-        strips.par_chunks_mut(depth.max(1)).enumerate().for_each(|(index, strip)| {
+    let (depth, format) = layers.first().map_or((0, Format::F32), |layer| (layer.weight.depth(), layer.weight.format()));
+    let (height, lanes) = (format.strip(isa), format.lanes(depth));
+    scratch::lanes(count.div_ceil(height) * lanes, |strips| {
+        strips.par_chunks_mut(lanes.max(1)).enumerate().for_each(|(index, strip)| {
             let first = index * height;
-            strip::fill(isa, rows, (first, height.min(count - first)), depth, strip);
+            format.fill(isa, rows, (first, height.min(count - first)), depth, strip);
         });
         for Layer { weight, epilogue, y } in layers {
             panels(isa, strips, count, weight, *epilogue, y);
@@ -190,7 +201,7 @@ fn panels(
 ) {
     scratch::floats(weight.panels() * count * PANEL, |parts| {
         parts.par_chunks_mut(count * PANEL).enumerate().for_each(|(panel, part)| {
-            isa.run(Product {
+            let product = Product {
                 left: Left::Strips(strips),
                 rows: count,
                 right: weight,
@@ -199,7 +210,8 @@ fn panels(
                 activation: epilogue.activation,
                 residual: epilogue.residual,
                 target: Target::Rows { y: part, stride: PANEL },
-            });
+            };
+            weight.format().multiply(isa, product);
         });
         for (row, y) in y.chunks_exact_mut(weight.columns()).enumerate() {
             for (panel, y) in y.chunks_mut(PANEL).enumerate() {

@@ -8,7 +8,8 @@
 //! says what happens at the lower and right border.
 
 use mila_ops::{
-    Activation, Builder, Convolution, DropPath, Error, Executor, GatedInput, LAYER_NORM_EPS, Mlp, Residual, Result, Tap,
+    Activation, Bottleneck, Builder, Convolution, DropPath, Error, Executor, GatedInput, LAYER_NORM_EPS, Mlp, Residual,
+    Result, Tap,
 };
 
 use crate::model::{Model, Output, Task, drop_path_rates};
@@ -220,37 +221,23 @@ impl<E: Executor> Stem<E> {
 }
 
 /// Halves the extent and doubles the channels, through a hidden map of eight times the channels.
-struct Merging<E: Executor> {
-    expand: Named<E>,
-    reduce: Named<E>,
-    project: Named<E>,
-}
-
-impl<E: Executor> Merging<E> {
-    fn build(b: &mut Builder<E>, channels: usize) -> Result<Self> {
-        let (outputs, hidden) = (2 * channels, 2 * RATIO * channels);
-        let project = Convolution::new(hidden, outputs, 1).batch_norm("norm");
-        b.scope("downsample", |b| {
-            Ok(Self {
-                expand: Named::build(b, "conv.0", Convolution::new(channels, hidden, 1))?,
-                reduce: Named::build(b, "conv.1", Convolution::depthwise(hidden, 3).stride(2))?,
-                project: Named::build(b, "conv.2", project)?,
-            })
-        })
-    }
-
-    fn forward(&self, e: &E, x: &E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
-        let x = self.expand.forward(e, x, Activation::Relu, tap)?;
-        let x = self.reduce.forward(e, &x, Activation::Relu, tap)?;
-        self.project.forward(e, &x, Activation::None, tap)
-    }
+fn merging<E: Executor>(b: &mut Builder<E>, channels: usize) -> Result<Bottleneck<E>> {
+    let (outputs, hidden) = (2 * channels, 2 * RATIO * channels);
+    let mut conv = |b: &mut Builder<E>, name, conv| b.scope(name, |b| Ok((b.path(""), b.conv("conv", conv)?)));
+    b.scope("downsample", |b| {
+        let (expand_name, expand) = conv(b, "conv.0", Convolution::new(channels, hidden, 1))?;
+        let (spatial_name, spatial) = conv(b, "conv.1", Convolution::depthwise(hidden, 3).stride(2))?;
+        let (project_name, project) = conv(b, "conv.2", Convolution::new(hidden, outputs, 1).batch_norm("norm"))?;
+        let names = [expand_name, spatial_name, project_name];
+        Ok(Bottleneck { names, expand, spatial, project, activation: Activation::Relu })
+    })
 }
 
 /// Blocks of one resolution, and the way to the next.
 struct Stage<E: Executor> {
     name: String,
     blocks: Vec<Block<E>>,
-    downsample: Option<Merging<E>>,
+    downsample: Option<Bottleneck<E>>,
 }
 
 /// Stem and stages.
@@ -279,7 +266,7 @@ impl<E: Executor> Trunk<E> {
                         b.scope(&format!("blocks.{i}"), |b| Block::build(b, channels, c.heads[stage], rate))
                     })
                     .collect::<Result<_>>()?;
-                let downsample = if last { None } else { Some(Merging::build(b, channels)?) };
+                let downsample = if last { None } else { Some(merging(b, channels)?) };
                 Ok(Stage { name: b.path(""), blocks, downsample })
             })?);
         }
@@ -307,7 +294,7 @@ impl<E: Executor> Trunk<E> {
             x = tap.pass(&stage.name, x)?;
             each(i, &x)?;
             if let Some(merging) = &stage.downsample {
-                x = merging.forward(e, &self.padded(e, x, 2)?, tap)?;
+                x = e.bottleneck(&self.padded(e, x, 2)?, merging, tap)?;
             }
         }
         Ok(x)

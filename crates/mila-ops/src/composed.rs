@@ -3,7 +3,7 @@
 //! These are the default bodies of [`Executor`]'s composite methods, and free functions because an executor that
 //! overrides one comes back to it when it declines: for a tap on what lives inside, or an unusual option.
 
-use crate::{Activation, Executor, GatedInput, Mlp, Onto, Residual, Result, Tap};
+use crate::{Activation, Bottleneck, Executor, GatedInput, Mlp, Onto, Residual, Result, Tap};
 
 /// Convolution, batch norm if the convolution has one, activation.
 ///
@@ -64,6 +64,17 @@ pub fn mlp<E: Executor>(e: &E, x: E::Map, p: &Mlp<E>, add: Residual<E>, tap: &mu
     join(e, x, branch, add)
 }
 
+/// `project(activation(spatial(activation(expand(x)))))`.
+///
+/// # Errors
+/// Those of the operators and of the tap.
+pub fn bottleneck<E: Executor>(e: &E, x: &E::Map, p: &Bottleneck<E>, tap: &mut dyn Tap<E>) -> Result<E::Map> {
+    let [expand, spatial, project] = &p.names;
+    let hidden = tap.pass(expand, e.conv(x, &p.expand, p.activation)?)?;
+    let hidden = tap.pass(spatial, e.conv(&hidden, &p.spatial, p.activation)?)?;
+    tap.pass(project, e.conv(&hidden, &p.project, Activation::None)?)
+}
+
 /// `onto + drop_path(layer_scale * branch)`, where `x` is the composite's input.
 ///
 /// # Errors
@@ -86,4 +97,9 @@ pub fn join<E: Executor>(e: &E, x: E::Map, branch: E::Map, add: Residual<E>) -> 
 /// Whether a tap wants anything that lives inside `mlp`.
 pub fn taps_inside_mlp<E: Executor>(p: &Mlp<E>, tap: &dyn Tap<E>) -> bool {
     [&p.norm_name, &p.hidden_name, &p.name].iter().any(|name| tap.wants(name))
+}
+
+/// Whether a tap wants one of the two hidden maps of a `bottleneck`.
+pub fn taps_inside_bottleneck<E: Executor>(p: &Bottleneck<E>, tap: &dyn Tap<E>) -> bool {
+    p.names[..2].iter().any(|name| tap.wants(name))
 }

@@ -80,3 +80,17 @@ pub struct GatedInput<E: Executor> {
     /// The inner stream's projection.
     pub inner: E::Linear,
 }
+
+/// `project(activation(spatial(activation(expand(x)))))`: an inverted bottleneck, whose hidden map is the widest of the model.
+pub struct Bottleneck<E: Executor> {
+    /// Tap names of what the three convolutions give, activated.
+    pub names: [String; 3],
+    /// 1x1, to the hidden channels.
+    pub expand: E::Conv,
+    /// Depthwise, with the stride.
+    pub spatial: E::Conv,
+    /// 1x1, to the outputs.
+    pub project: E::Conv,
+    /// Follows the first two.
+    pub activation: Activation,
+}

@@ -1,7 +1,7 @@
 //! The operator algebra.
 
 use crate::{
-    Activation, BatchNormWanted, ConvWanted, DropPath, GatedInput, LinearWanted, Mlp, NormWanted, Residual, Result,
+    Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, GatedInput, LinearWanted, Mlp, NormWanted, Residual, Result,
     Source, Tap, Wanted, composed,
 };
 
@@ -166,5 +166,12 @@ pub trait Executor: Sized {
     /// Those of the operators.
     fn mlp(&self, x: Self::Map, p: &Mlp<Self>, add: Residual<Self>, tap: &mut dyn Tap<Self>) -> Result<Self::Map> {
         composed::mlp(self, x, p, add, tap)
+    }
+    /// The three convolutions of an inverted bottleneck.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn bottleneck(&self, x: &Self::Map, p: &Bottleneck<Self>, tap: &mut dyn Tap<Self>) -> Result<Self::Map> {
+        composed::bottleneck(self, x, p, tap)
     }
 }

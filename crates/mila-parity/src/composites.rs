@@ -1,7 +1,7 @@
 //! Every composite that an executor overrides against its composed body on the same executor.
 
 use mila_ops::{
-    Activation, Builder, Convolution, Dims, GatedInput, Init, LAYER_NORM_EPS, Mlp, NoTap, Numeric, Onto, Residual,
+    Activation, Bottleneck, Builder, Convolution, Dims, GatedInput, Init, LAYER_NORM_EPS, Mlp, NoTap, Numeric, Onto, Residual,
     composed,
 };
 
@@ -34,6 +34,13 @@ fn check<E: Numeric + 'static>(make: Factory<E>, dims: Dims, tolerance: Toleranc
     let depthwise = b.conv("cpe1", Convolution::depthwise(channels, 3)).expect("a depthwise convolution");
     let normed = Convolution::new(channels, 12, 3).stride(2).no_bias().batch_norm("norm");
     let normed = b.conv("conv", normed).expect("a convolution");
+    let bottleneck = Bottleneck {
+        names: ["conv.0", "conv.1", "conv.2"].map(Into::into),
+        expand: b.conv("conv.0", Convolution::new(channels, 4 * channels, 1)).expect("a convolution"),
+        spatial: b.conv("conv.1", Convolution::depthwise(4 * channels, 3).stride(2)).expect("a convolution"),
+        project: b.conv("conv.2", Convolution::new(4 * channels, 12, 1)).expect("a convolution"),
+        activation: Activation::Relu,
+    };
     let gamma = b.parameter("gamma", &[channels], Init::Ones).expect("a layer scale");
 
     let e = e.evaluating();
@@ -65,6 +72,8 @@ fn check<E: Numeric + 'static>(make: Factory<E>, dims: Dims, tolerance: Toleranc
     for then in [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu] {
         same("conv", e.conv(&x, &normed, then), composed::conv(&e, &x, &normed, then));
     }
+    let fused = e.bottleneck(&x, &bottleneck, &mut NoTap);
+    same("bottleneck", fused, composed::bottleneck(&e, &x, &bottleneck, &mut NoTap));
     let fused = e.gated_input(&x, &input, &mut NoTap).expect("gated input");
     let parts = composed::gated_input(&e, &x, &input, &mut NoTap).expect("gated input");
     same("gate", Ok(fused.0), Ok(parts.0));

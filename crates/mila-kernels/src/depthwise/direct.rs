@@ -35,6 +35,7 @@ pub(super) fn convolve(
     let row = output.width * output.channels;
     // High enough that few input rows are read by two threads.
     let height = threads::piece_rows(row).max(2 * window.kernel);
+    let x = Pixels { x, rows: shape.height };
     threads::chunks(y, height * row, |index, y| {
         scratch::lanes(window.taps() + 1, |lanes| {
             isa.run(Rows { x, shape, window, output, weight, epilogue, first: index * height, lanes, y });
@@ -42,9 +43,36 @@ pub(super) fn convolve(
     });
 }
 
+/// Some output rows of one image from `first` on, on the caller's thread.
+///
+/// `ring` holds the input rows that they see, row `i` at `i` modulo the rows that it holds.
+pub(crate) fn convolve_ring(
+    isa: Isa,
+    ring: &[f32],
+    shape: Map,
+    window: Window,
+    weight: &[f32],
+    epilogue: Epilogue<'_>,
+    (first, y): (usize, &mut [f32]),
+) {
+    let output = window.map(shape, shape.channels);
+    let x = Pixels { x: ring, rows: ring.len() / (shape.width * shape.channels) };
+    scratch::lanes(window.taps() + 1, |lanes| {
+        isa.run(Rows { x, shape, window, output, weight, epilogue, first, lanes, y });
+    });
+}
+
+/// The input: whole images, or a ring of rows of one.
+#[derive(Clone, Copy)]
+struct Pixels<'a> {
+    x: &'a [f32],
+    /// Rows in memory of an image.
+    rows: usize,
+}
+
 /// Some output rows, counted over all images.
 struct Rows<'a> {
-    x: &'a [f32],
+    x: Pixels<'a>,
     shape: Map,
     window: Window,
     output: Map,
@@ -79,7 +107,7 @@ impl Rows<'_> {
         let kernel = if KERNEL == 0 { window.kernel } else { KERNEL };
         let stride = if STRIDE == 0 { window.stride } else { STRIDE };
         let (channels, padding) = (shape.channels, window.padding);
-        let (size, row) = (shape.height * shape.width * channels, output.width * channels);
+        let (size, row) = (x.rows * shape.width * channels, output.width * channels);
         // Output pixels whose whole window lies between the left and the right edge.
         let fitting = (shape.width + padding).checked_sub(kernel).map_or(0, |room| room / stride + 1);
         let inner = padding.div_ceil(stride).min(output.width);
@@ -95,7 +123,8 @@ impl Rows<'_> {
             for index in 0..y.len() / row {
                 let top = oy * stride;
                 let line = Line {
-                    x: &x[image * size..][..size],
+                    x: &x.x[image * size..][..size],
+                rows: x.rows,
                     shape,
                     weights,
                     start: &start[0],
@@ -121,8 +150,9 @@ impl Rows<'_> {
 
 /// Up to sixteen channels of an output row.
 struct Line<'a> {
-    /// The image.
+    /// The image, or the ring.
     x: &'a [f32],
+    rows: usize,
     shape: Map,
     /// `[kernel²]`
     weights: &'a [Lane],
@@ -175,7 +205,7 @@ impl Line<'_> {
             let mut sums = [A::load(&self.start.0); T];
             let left = pixel * self.stride - self.padding;
             for ky in self.taps.clone() {
-                let row = (self.top + ky - self.padding) * self.shape.width;
+                let row = (self.top + ky - self.padding) % self.rows * self.shape.width;
                 let x = &self.x[(row + left) * channels + self.part.start..];
                 for (kx, weight) in self.weights[ky * kernel..][..kernel].iter().enumerate() {
                     A::mul_add_rows(&x[kx * channels..], self.stride * channels, A::load(&weight.0), &mut sums);
@@ -196,7 +226,7 @@ impl Line<'_> {
         let across = padding.saturating_sub(left).min(kernel)..kernel.min((width + padding).saturating_sub(left));
         for ky in self.taps.clone() {
             for kx in across.clone() {
-                let at = (self.top + ky - padding) * width + left + kx - padding;
+                let at = (self.top + ky - padding) % self.rows * width + left + kx - padding;
                 let weight = A::load(&self.weights[ky * kernel + kx].0);
                 sum = A::mul_add_each(A::load_part(&self.x[at * channels..][part.clone()]), weight, sum);
             }
