@@ -113,7 +113,10 @@ def openvino_peer(options: argparse.Namespace, precision: str) -> tuple[Pass, st
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
-    request = openvino.Core().compile_model(str(options.onnx), "CPU", settings).create_infer_request()
+    compiled = openvino.Core().compile_model(str(options.onnx), "CPU", settings)
+    if compiled.get_property("INFERENCE_PRECISION_HINT").to_string() != precision:
+        raise Skipped(f"OpenVINO computes in another precision than {precision} on this processor")
+    request = compiled.create_infer_request()
     request.set_input_tensor(openvino.Tensor(np.load(options.input), shared_memory=True))
 
     def run() -> np.ndarray:

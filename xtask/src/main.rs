@@ -4,6 +4,8 @@ mod check;
 mod golden;
 mod instructions;
 mod onnx;
+mod peers;
+mod programs;
 mod python;
 mod tidy;
 
@@ -31,6 +33,14 @@ Commands:
                   --peers          rten and tract too, which takes minutes to build
                   --models A,B     these models only
                   --python FILE    an interpreter that has tools/onnx_requirements.txt; else `.venv-onnx` is made
+  peers         times every model on PyTorch, ONNX Runtime, OpenVINO, rten, tract and mila, in turns, and prints the
+                tables of docs/performance.md; none if one of them gives something else than `mila run`
+                  --python FILE    an interpreter that has what `tools/peers.py` needs; else `.venv-peers` is
+                                   made with Python 3.11, which downloads several GB
+                  --quick          MILA-T at 224x224 only
+                  --models A,B     these models only
+                  --sizes N,M      these sides of images only
+                  --rounds N       turns; default: 5
 
 Exit codes: 0 done, 1 failed, 2 usage.
 ";
@@ -58,6 +68,7 @@ enum Command {
     Golden { python: Option<PathBuf>, compare: bool },
     Instructions { write: bool },
     Onnx(onnx::Options),
+    Peers(peers::Options),
 }
 
 impl Command {
@@ -84,6 +95,7 @@ impl Command {
                 Some(Self::Golden { python, compare })
             }
             ("onnx", options) => onnx::Options::parse(options).map(Self::Onnx),
+            ("peers", options) => peers::Options::parse(options).map(Self::Peers),
             ("instructions", []) => Some(Self::Instructions { write: false }),
             ("instructions", [option]) if option == "--write" => Some(Self::Instructions { write: true }),
             _ => None,
@@ -107,6 +119,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Golden { python, compare } => golden::golden(root, python, compare)?,
         Command::Onnx(options) => onnx::onnx(root, &options)?,
+        Command::Peers(options) => peers::peers(root, &options)?,
         Command::Instructions { write } => instructions::instructions(root, write)?,
     }
     Ok(())
@@ -137,6 +150,8 @@ mod tests {
         let options =
             onnx::Options { python: Some("p".into()), openvino: true, peers: true, models: Some("a,b".into()) };
         assert_eq!(parse("onnx --peers --models a,b --openvino --python p"), Some(Command::Onnx(options)));
+        let options = peers::Options { quick: true, rounds: Some(3), ..peers::Options::default() };
+        assert_eq!(parse("peers --quick --rounds 3"), Some(Command::Peers(options)));
     }
 
     #[test]
@@ -150,6 +165,7 @@ mod tests {
             "instructions --check",
             "onnx --models",
             "onnx mila-t",
+            "peers --sizes",
         ] {
             assert_eq!(parse(line), None, "{line}");
         }

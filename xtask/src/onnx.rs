@@ -1,11 +1,11 @@
 //! `cargo xtask onnx`: exports every model and compares what other runtimes make of it (`tools/onnx_check.py`).
 
-use std::env::consts::EXE_SUFFIX;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
 
+use crate::programs::Programs;
 use crate::python::{Environment, run};
 
 /// Where exports are run.
@@ -52,31 +52,19 @@ pub(crate) fn onnx(root: &Path, options: &Options) -> Result<()> {
             Environment { folder: ".venv-onnx", requirements, warning }.interpreter(root)?
         }
     };
-    cargo(root, &["build", "--release", "--package", "mila", "--no-default-features"])?;
-    cargo(root, &["build", "--release", "--package", "mila-graph", "--example", "formula_weights"])?;
-    let program = |folder: &str, name: &str| {
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join(folder).join("target"), PathBuf::from);
-        target.join("release").join(format!("{name}{EXE_SUFFIX}"))
-    };
+    let programs = Programs::build(root, options.peers)?;
     let mut check = Command::new(python);
     check.arg(root.join("tools/onnx_check.py"));
-    check.arg("--mila").arg(program("", "mila"));
-    check.arg("--weights").arg(program("", "examples/formula_weights"));
+    check.arg("--mila").arg(programs.mila);
+    check.arg("--weights").arg(programs.weights);
     if options.openvino {
         check.arg("--openvino");
     }
-    if options.peers {
-        cargo(root, &["build", "--release", "--locked", "--manifest-path", "peers/Cargo.toml"])?;
-        check.arg("--peers").arg(program("peers", "mila-peers"));
+    if let Some(peers) = programs.peers {
+        check.arg("--peers").arg(peers);
     }
     if let Some(models) = &options.models {
         check.arg("--models").arg(models);
     }
     run(&mut check)
-}
-
-fn cargo(root: &Path, arguments: &[&str]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    run(Command::new(cargo).current_dir(root).args(arguments))
 }

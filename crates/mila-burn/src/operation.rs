@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use mila_kernels::batch_norm::BatchStatistics;
-use mila_kernels::linear_attention::{self, Attention};
+use mila_kernels::linear_attention::{self, Attention, Rotations};
 use mila_kernels::{
     Epilogue, Isa, Map, PackedMatrix, activation, batch_norm, conv, depthwise, elementwise, layer_norm, linear, pool,
 };
@@ -61,9 +61,8 @@ fn part(gradient: &mut [f32], wanted: bool) -> Option<&mut [f32]> {
     wanted.then_some(gradient)
 }
 
-fn attention(dims: Dims, heads: usize) -> (Attention, Vec<f32>) {
-    let shape = Attention { batch: dims.batch, tokens: dims.tokens(), channels: dims.channels, heads };
-    (shape, rope2d::rotations(dims.height, dims.width, dims.channels))
+fn attention(dims: Dims, heads: usize) -> Attention {
+    Attention { batch: dims.batch, tokens: dims.tokens(), channels: dims.channels, heads }
 }
 
 impl Call {
@@ -111,7 +110,9 @@ impl Call {
                 out([batch, 1, 1, channels], &mut |y| pool::mean_tokens(x, shape, y))
             }
             Operation::LinearAttention { dims, heads } => {
-                let (shape, rotations) = attention(*dims, *heads);
+                let [rows, columns] = [dims.height, dims.width].map(|extent| rope2d::axis(extent, dims.channels));
+                let rotations = Rotations::new(&rows, &columns, dims.channels);
+                let shape = attention(*dims, *heads);
                 let extent = [batch, height, width, dims.channels];
                 out(extent, &mut |y| linear_attention::forward(isa, x, a, shape, &rotations, y))
             }
@@ -168,7 +169,8 @@ impl Call {
             }
             Operation::MeanTokens => pool::mean_tokens_backward(dy, (batch, height * width, channels), &mut dx),
             Operation::LinearAttention { dims, heads } => {
-                let (shape, rotations) = attention(*dims, *heads);
+                let shape = attention(*dims, *heads);
+                let rotations = rope2d::rotations(dims.height, dims.width, dims.channels);
                 let gradients = linear_attention::Gradients { qk: &mut dx, v: &mut da };
                 linear_attention::backward(isa, x, a, shape, &rotations, dy, gradients);
             }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use mila_kernels::linear_attention::{self, Attention};
+use mila_kernels::linear_attention::{self, Attention, Rotations};
 use mila_kernels::{Epilogue, Isa, activation, bottleneck, conv, depthwise, elementwise, layer_norm, linear, mlp, pool};
 use mila_ops::reference::Array;
 use mila_ops::{
@@ -13,19 +13,20 @@ use mila_ops::{
 
 use crate::buffer::{Map, Pool, Recycling};
 use crate::observer::Observer;
-use crate::prepared::{Affine, Conv, Kernel, Linear, Norm, fetch};
+use crate::prepared::{Affine, Conv, Kernel, Linear, Norm, Precision, fetch};
 
 /// Rotary tables that are kept: four sizes of a model of four stages. A stream of ever new sizes must not fill the memory.
 const TABLES: usize = 16;
 
-/// The fast CPU executor, in f32.
+/// The fast CPU executor. Feature maps are f32.
 #[derive(Debug)]
 pub struct Cpu {
     isa: Isa,
+    precision: Precision,
     pool: Arc<Pool>,
     observer: Option<Arc<dyn Observer>>,
     /// Rotary tables by height, width and channels.
-    rotations: RwLock<HashMap<[usize; 3], Arc<Vec<f32>>>>,
+    rotations: RwLock<HashMap<[usize; 3], Arc<Rotations>>>,
 }
 
 impl Default for Cpu {
@@ -43,7 +44,13 @@ impl Cpu {
 
     /// With a rule for recycled memory; tests poison it.
     pub fn with_recycling(isa: Isa, recycling: Recycling) -> Self {
-        Self { isa, pool: Arc::new(Pool::new(recycling)), observer: None, rotations: RwLock::default() }
+        Self { isa, precision: Precision::F32, pool: Arc::new(Pool::new(recycling)), observer: None, rotations: RwLock::default() }
+    }
+
+    /// With products in another precision than f32, for the models that are prepared from now on.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// With somebody who is told of every operator.
@@ -77,12 +84,18 @@ impl Cpu {
         self.isa
     }
 
-    fn rotations(&self, dims: Dims) -> Arc<Vec<f32>> {
+    /// The precision of products.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    fn rotations(&self, dims: Dims) -> Arc<Rotations> {
         let key = [dims.height, dims.width, dims.channels];
         if let Some(table) = self.rotations.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Arc::clone(table);
         }
-        let table = Arc::new(rope2d::rotations(dims.height, dims.width, dims.channels));
+        let [rows, columns] = [dims.height, dims.width].map(|extent| rope2d::axis(extent, dims.channels));
+        let table = Arc::new(Rotations::new(&rows, &columns, dims.channels));
         let mut tables = self.rotations.write().unwrap_or_else(PoisonError::into_inner);
         if tables.len() >= TABLES {
             tables.clear();
@@ -209,11 +222,11 @@ impl Executor for Cpu {
     type Parameter = Vec<f32>;
 
     fn prepare_linear(&mut self, wanted: LinearWanted, source: &dyn Source) -> Result<Linear> {
-        Linear::load(&wanted, source)
+        Linear::load(&wanted, source, self.precision)
     }
 
     fn prepare_conv(&mut self, wanted: ConvWanted, source: &dyn Source) -> Result<Conv> {
-        Conv::load(&wanted, source)
+        Conv::load(&wanted, source, self.precision)
     }
 
     fn prepare_layer_norm(&mut self, wanted: NormWanted, source: &dyn Source) -> Result<Norm> {

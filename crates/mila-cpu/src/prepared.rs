@@ -1,7 +1,36 @@
 //! Parameters in the layouts that the kernels want.
 
-use mila_kernels::{PackedMatrix, depthwise};
+use mila_kernels::{Bf16Unit, PackedMatrix, depthwise};
 use mila_ops::{BatchNormWanted, ConvWanted, Error, LinearWanted, NormWanted, Result, Source, Wanted, Window};
+
+/// What linear maps and convolutions over all channels multiply. Sums, and everything else, are f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f32 numbers.
+    #[default]
+    F32,
+    /// bf16 numbers, both weights and rows rounded to the nearest, on a unit that the processor has:
+    /// [`Isa::bf16`](mila_kernels::Isa::bf16) knows it.
+    Bf16(Bf16Unit),
+}
+
+impl Precision {
+    /// `f32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16(_) => "bf16",
+        }
+    }
+
+    /// The weight in this precision.
+    fn of(self, weight: PackedMatrix) -> PackedMatrix {
+        match self {
+            Precision::F32 => weight,
+            Precision::Bf16(unit) => weight.into_bf16(unit),
+        }
+    }
+}
 
 /// A packed linear map.
 #[derive(Debug)]
@@ -11,9 +40,10 @@ pub struct Linear {
 }
 
 impl Linear {
-    pub(crate) fn load(wanted: &LinearWanted, source: &dyn Source) -> Result<Self> {
+    pub(crate) fn load(wanted: &LinearWanted, source: &dyn Source, precision: Precision) -> Result<Self> {
         let (outputs, inputs) = (wanted.weight.shape[0], wanted.weight.shape[1]);
         let weight = PackedMatrix::from_columns(&source.fetch(&wanted.weight)?.into_f32(), outputs, inputs);
+        let weight = precision.of(weight);
         Ok(Self { weight, bias: wanted.bias.as_ref().map(|bias| fetch(source, bias)).transpose()? })
     }
 }
@@ -40,7 +70,7 @@ pub struct Conv {
 }
 
 impl Conv {
-    pub(crate) fn load(wanted: &ConvWanted, source: &dyn Source) -> Result<Self> {
+    pub(crate) fn load(wanted: &ConvWanted, source: &dyn Source, precision: Precision) -> Result<Self> {
         let (inputs, outputs, window) = (wanted.inputs(), wanted.outputs(), wanted.window);
         let mut weight = fetch(source, &wanted.weight)?;
         let mut bias = wanted.bias.as_ref().map(|bias| fetch(source, bias)).transpose()?;
@@ -57,9 +87,12 @@ impl Conv {
         let taps = window.kernel * window.kernel;
         let kernel = match (wanted.groups, window) {
             (1, Window { kernel: 1, stride: 1, padding: 0 }) => {
-                Kernel::Pointwise(PackedMatrix::from_columns(&weight, outputs, inputs))
+                Kernel::Pointwise(precision.of(PackedMatrix::from_columns(&weight, outputs, inputs)))
             }
-            (1, _) => Kernel::Full(mila_kernels::conv::pack_weight(&weight, inputs, outputs, window.kernel)),
+            (1, _) => {
+                let packed = mila_kernels::conv::pack_weight(&weight, inputs, outputs, window.kernel);
+                Kernel::Full(precision.of(packed))
+            }
             (groups, _) if groups == inputs && groups == outputs => {
                 Kernel::Depthwise(depthwise::pack_weight(&weight, outputs, taps))
             }

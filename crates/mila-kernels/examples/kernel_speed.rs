@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use mila_kernels::{
     Activation, Attention, Epilogue, Isa, Level, Map, Mlp, Norm, PackedMatrix, Window, batch_norm, conv, depthwise,
-    layer_norm, linear, linear_attention, mlp,
+    layer_norm, linear,
+    linear_attention::{self, Rotations},
+    mlp,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -218,10 +220,13 @@ fn attention(bench: &Bench, shape: Attention) {
     let name = format!("{tokens} x {channels}, {heads} heads");
     let (qk, v) = (numbers(2 * tokens * channels), numbers(tokens * channels));
     let rotation: Vec<f32> = (0..tokens * channels / 2).flat_map(|i| [(i as f32).cos(), (i as f32).sin()]).collect();
+    let side = tokens.isqrt();
+    let axis = &rotation[..side * channels / 2];
+    let rotations = Rotations::new(axis, axis, channels);
     let (mut y, mut dqk) = (vec![0.0; v.len()], vec![0.0; qk.len()]);
     let flops = 4 * tokens * channels * channels / heads;
     bench.line("linear attention", &name, Work::Flops(flops), || {
-        linear_attention::forward(isa, &qk, &v, shape, &rotation, &mut y);
+        linear_attention::forward(isa, &qk, &v, shape, &rotations, &mut y);
     });
     bench.line("attention backward", &name, Work::Flops(3 * flops), || {
         let gradients = linear_attention::Gradients { qk: &mut dqk, v: &mut y };

@@ -1,9 +1,9 @@
 //! The arithmetic of an instruction set: what the source of a kernel may know about it.
 
 use crate::{
+    bf16::Bf16,
     isa::Level,
     lane::Lane,
-    matrix::Panel,
     tile::{self, Steps},
 };
 
@@ -43,6 +43,14 @@ pub trait Arithmetic {
         Self::mul_add_each(a, Self::splat(1.0), b)
     }
 
+    /// Floats 1, 0, 3, 2 and so on.
+    #[inline(always)]
+    fn swap_pairs(x: Self::Register) -> Self::Register {
+        let mut floats = [0.0; LANES];
+        Self::store(x, &mut floats);
+        Self::load(&std::array::from_fn(|l| floats[l ^ 1]))
+    }
+
     /// `sums[t] += x[t * stride..][..16] * weight` for every `t`.
     #[inline(always)]
     fn mul_add_rows<const T: usize>(x: &[f32], stride: usize, weight: Self::Register, sums: &mut [Self::Register; T]) {
@@ -51,18 +59,18 @@ pub trait Arithmetic {
         }
     }
 
-    /// `tile[r][l] = start[l] + Σᵢ left[i][r] · panel[i][lane + l]`.
+    /// `tile[r] = start + Σᵢ left[i][r] · right[i]` over `depth` steps; `right[i]` is `L` lanes.
     #[inline(always)]
     fn multiply<const R: usize, const L: usize>(
         left: Steps<'_>,
-        panel: &[Panel],
-        lane: usize,
+        right: Steps<'_>,
+        depth: usize,
         start: &[Lane; L],
         tile: &mut [[Lane; L]; R],
     ) where
         Self: Sized,
     {
-        tile::multiply::<Self, R, L>(left, panel, lane, start, tile);
+        tile::multiply::<Self, R, L>(left, right, depth, start, tile);
     }
 
     /// Sixteen floats of `x` from each of the first [`STRIP`](Self::STRIP) of `starts`, and zeros.
@@ -80,6 +88,15 @@ pub trait Arithmetic {
         let mut matrix = [[0.0; LANES]; LANES];
         matrix.iter_mut().zip(rows).for_each(|(floats, row)| Self::store(row, floats));
         std::array::from_fn(|c| Self::load(&std::array::from_fn(|r| matrix[r][c])))
+    }
+
+    /// Thirty-two floats as bf16 numbers, those of `low` first, in the bits of a register.
+    #[inline(always)]
+    fn narrow(low: Self::Register, high: Self::Register) -> Self::Register
+    where
+        Self: Sized,
+    {
+        narrow_plainly::<Self>(low, high)
     }
 
     /// The first floats of `x`, sixteen at most, followed by zeros.
@@ -118,6 +135,16 @@ pub trait Arithmetic {
         let x4: [f32; 4] = std::array::from_fn(|l| x8[l] + x8[l + 4]);
         (x4[0] + x4[2]) + (x4[1] + x4[3])
     }
+}
+
+/// [`Arithmetic::narrow`] without an instruction for it.
+#[inline(always)]
+fn narrow_plainly<A: Arithmetic>(low: A::Register, high: A::Register) -> A::Register {
+    let mut floats = [[0.0; LANES]; 2];
+    A::store(low, &mut floats[0]);
+    A::store(high, &mut floats[1]);
+    let floats = floats.as_flattened();
+    A::load(&std::array::from_fn(|l| Bf16::pair(Bf16::new(floats[2 * l]), Bf16::new(floats[2 * l + 1]))))
 }
 
 /// The arithmetic of [`Level::Portable`].
@@ -160,18 +187,17 @@ pub(crate) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Arithmetic, LANES};
+    use super::{Arithmetic, LANES, narrow_plainly};
     use crate::{
         isa::Level,
         lane::Lane,
-        matrix::Panel,
-        tile::{self, Steps},
+            tile::{self, Steps},
     };
 
-    /// The arithmetic of [`Level::Avx512`].
-    pub(crate) struct Avx512;
+    /// The arithmetic of [`Level::Avx512`], also where AVX-512 BF16 is there.
+    pub(crate) struct Avx512<const BF16: bool = false>;
 
-    impl Arithmetic for Avx512 {
+    impl<const BF16: bool> Arithmetic for Avx512<BF16> {
         const LEVEL: Level = Level::Avx512;
         type Register = __m512;
 
@@ -183,13 +209,13 @@ mod x86 {
         #[inline(always)]
         fn multiply<const R: usize, const L: usize>(
             left: Steps<'_>,
-            panel: &[Panel],
-            lane: usize,
+            right: Steps<'_>,
+            depth: usize,
             start: &[Lane; L],
             tile: &mut [[Lane; L]; R],
         ) {
             // SAFETY: `Isa::run` alone chooses this arithmetic, on processors with its instructions.
-            unsafe { tile::multiply_avx512::<Self, R, L>(left, panel, lane, start, tile) }
+            unsafe { tile::multiply_avx512::<Self, R, L>(left, right, depth, start, tile) }
         }
 
         #[inline(always)]
@@ -229,6 +255,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn swap_pairs(x: __m512) -> __m512 {
+            // SAFETY: AVX-512 F as above.
+            unsafe { _mm512_permute_ps::<0b10_11_00_01>(x) }
+        }
+
+        #[inline(always)]
         fn mul_add_rows<const T: usize>(x: &[f32], stride: usize, weight: __m512, sums: &mut [__m512; T]) {
             assert!(stride <= isize::MAX as usize / 64 && x.len() >= (T - 1) * stride + LANES, "a row ends beyond its map");
             for (t, sum) in sums.iter_mut().enumerate() {
@@ -248,6 +280,16 @@ mod x86 {
                 *row = unsafe { _mm512_loadu_ps(x.as_ptr().add(start)) };
             }
             rows
+        }
+
+        #[inline(always)]
+        fn narrow(low: __m512, high: __m512) -> __m512 {
+            if BF16 {
+                // SAFETY: `Bf16Unit::run` alone chooses this arithmetic, on processors with AVX-512 BF16; both types are
+                // 64 bytes without a meaning of their own.
+                return unsafe { std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low)) };
+            }
+            narrow_plainly::<Self>(low, high)
         }
 
         /// In four steps, each of which doubles the squares that are transposed.
@@ -318,13 +360,13 @@ mod x86 {
         #[inline(always)]
         fn multiply<const R: usize, const L: usize>(
             left: Steps<'_>,
-            panel: &[Panel],
-            lane: usize,
+            right: Steps<'_>,
+            depth: usize,
             start: &[Lane; L],
             tile: &mut [[Lane; L]; R],
         ) {
             // SAFETY: `Isa::run` alone chooses this arithmetic, on processors with its instructions.
-            unsafe { tile::multiply_avx2::<Self, R, L>(left, panel, lane, start, tile) }
+            unsafe { tile::multiply_avx2::<Self, R, L>(left, right, depth, start, tile) }
         }
 
         #[inline(always)]

@@ -14,6 +14,7 @@
 use std::fmt;
 
 use crate::arithmetic::{Arithmetic, Portable};
+use crate::bf16::Bf16Unit;
 #[cfg(target_arch = "x86_64")]
 use crate::arithmetic::{Avx2, Avx512};
 
@@ -100,6 +101,11 @@ impl Isa {
     /// The level that this token proves.
     pub fn level(self) -> Level {
         self.0
+    }
+
+    /// The fastest unit for products of bf16 numbers that this processor has beside the instruction set, if it has one.
+    pub fn bf16(self) -> Option<Bf16Unit> {
+        Bf16Unit::available(self).pop()
     }
 
     /// Runs `kernel`, compiled for this instruction set, on the calling thread.

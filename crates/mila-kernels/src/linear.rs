@@ -8,7 +8,7 @@ use crate::{
     isa::Isa,
     lane::Lane,
     matrix::{PANEL, PackedMatrix},
-    product::{self, Left, Product, Start, Target},
+    product::{self, Left, Product, Right, Start, Target},
     scratch,
     strip::{Norm, Rows},
     threads,
@@ -162,7 +162,7 @@ fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>
                 let product = Product {
                     left: Left::Strips(strips),
                     rows: rows_here,
-                    right: weight,
+                    right: Right::Packed(weight),
                     panels: 0..weight.panels(),
                     start: Start::bias(epilogue.bias),
                     activation: epilogue.activation,
@@ -204,7 +204,7 @@ fn panels(
             let product = Product {
                 left: Left::Strips(strips),
                 rows: count,
-                right: weight,
+                right: Right::Packed(weight),
                 panels: panel..panel + 1,
                 start: Start::bias(epilogue.bias),
                 activation: epilogue.activation,

@@ -21,7 +21,7 @@ use crate::{
     activation::Activation,
     isa::Isa,
     matrix::PackedMatrix,
-    product::{Left, Product, Start, Target},
+    product::{Left, Product, Right, Start, Target},
     scratch,
     strip::{self, Rows},
     threads,
@@ -29,17 +29,18 @@ use crate::{
 
 mod backward;
 mod features;
+mod forward;
+mod rotations;
 #[cfg(test)]
 mod tests;
 
 pub use backward::{Gradients, backward};
-use features::{Keys, Queries};
+pub use forward::forward;
+pub use rotations::Rotations;
+use features::Keys;
 
 /// ε of the normaliser.
 pub const NORMALISER_EPSILON: f32 = 1e-6;
-
-/// Tokens of a piece of the second pass.
-const ROWS: usize = 56;
 
 /// Tokens whose outer products one piece adds up: a 14 × 14 map, a sixteenth of a 56 × 56 map.
 const CHUNK: usize = 196;
@@ -66,12 +67,17 @@ impl Attention {
     }
 
     fn check(&self, qk: &[f32], v: &[f32], rotation: &[f32]) {
+        let Attention { tokens, channels, .. } = *self;
+        self.check_maps(qk, v);
+        assert_eq!(rotation.len(), tokens * channels, "linear attention: rotation is [{tokens}, {}, 2]", channels / 2);
+    }
+
+    fn check_maps(&self, qk: &[f32], v: &[f32]) {
         let Attention { batch, tokens, channels, heads } = *self;
         assert!(heads > 0 && channels.is_multiple_of(heads), "linear attention: {channels} channels, {heads} heads");
         assert!(channels.is_multiple_of(2), "linear attention: rotation needs pairs, found {channels} channels");
         assert_eq!(qk.len(), batch * tokens * 2 * channels, "linear attention: qk is {self:?} twice");
         assert_eq!(v.len(), batch * tokens * channels, "linear attention: v is {self:?}");
-        assert_eq!(rotation.len(), tokens * channels, "linear attention: rotation is [{tokens}, {}, 2]", channels / 2);
     }
 
     /// The operands of some tokens of one image.
@@ -106,35 +112,6 @@ struct Operands<'a> {
     v: &'a [f32],
     /// `[tokens, channels / 2, 2]`
     rotation: &'a [f32],
-}
-
-/// The attention of every token, `y = o` of the equations above.
-///
-/// `qk` is `[batch, tokens, 2 channels]`, q before k, before φ; `v` and `y` are `[batch, tokens, channels]`; `rotation`
-/// is `[tokens, channels / 2, 2]`, the cosine and the sine for channels 2m and 2m + 1.
-///
-/// # Panics
-/// If a length does not fit, or the width is odd or not a multiple of the heads.
-pub fn forward(isa: Isa, qk: &[f32], v: &[f32], shape: Attention, rotation: &[f32], y: &mut [f32]) {
-    shape.check(qk, v, rotation);
-    assert_eq!(y.len(), v.len(), "linear attention: length of y");
-    if y.is_empty() {
-        return;
-    }
-    let Attention { tokens, channels, heads, .. } = shape;
-    let operands = Operands { qk, v, rotation };
-    let states = states(isa, operands, shape);
-    let blocks = tokens.div_ceil(ROWS);
-    let pieces = y.chunks_mut(tokens * channels).flat_map(|y| y.chunks_mut(ROWS * channels));
-    threads::each(pieces, |index, y| {
-        let (image, first) = (index / blocks, index % blocks * ROWS);
-        let chunk = shape.chunk(operands, image, first..first + y.len() / channels);
-        let state = &states[image];
-        let mut scaled = vec![0.0; y.len()];
-        let mut normalisers = vec![0.0; y.len() / channels * heads];
-        isa.run(Queries { chunk, mean: &state.mean, heads, scaled: &mut scaled, normalisers: &mut normalisers });
-        multiply_heads(isa, &scaled, &state.key_values, channels, y);
-    });
 }
 
 /// What the queries of an image need to know of its keys and values.
@@ -228,7 +205,7 @@ fn add_outer_products(
             isa.run(Product {
                 left: Left::Columns { x: &left[head * d + index * height..], stride: strides.0 },
                 rows: y.len() / d,
-                right: &right,
+                right: Right::Packed(&right),
                 panels: 0..right.panels(),
                 start: Start::Result,
                 activation: Activation::None,
@@ -249,7 +226,7 @@ fn multiply_heads(isa: Isa, left: &[f32], right: &[PackedMatrix], channels: usiz
             isa.run(Product {
                 left: Left::Strips(strips),
                 rows,
-                right,
+                right: Right::Packed(right),
                 panels: 0..right.panels(),
                 start: Start::Zero,
                 activation: Activation::None,

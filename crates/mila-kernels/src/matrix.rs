@@ -4,7 +4,13 @@
 
 use std::ops::Range;
 
-use crate::{arithmetic::LANES, lane::Lane, threads};
+use crate::{
+    arithmetic::LANES,
+    bf16::{BLOCK, Bf16, Bf16Unit},
+    format::Format,
+    lane::Lane,
+    threads,
+};
 
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 2 * LANES;
@@ -14,11 +20,17 @@ pub(crate) type Panel = [Lane; 2];
 
 /// A matrix `[depth, columns]` in panels: `[⌈columns / 32⌉, depth, 32]`, the missing columns of the last one zero.
 ///
+/// In bf16 a panel's row holds pairs of numbers that are neighbours in depth: `[⌈columns / 32⌉, depth / 2, 32]` pairs, with
+/// zeros up to a multiple of 32 in depth.
+///
 /// For a layer, `depth` is the number of inputs and `columns` that of outputs.
 #[derive(Clone, Debug)]
 pub struct PackedMatrix {
     depth: usize,
     columns: usize,
+    format: Format,
+    /// Rows of a panel.
+    steps: usize,
     panels: Vec<Panel>,
 }
 
@@ -34,7 +46,7 @@ impl PackedMatrix {
             let pieces = panels.chunks_exact_mut(depth).zip(matrix.chunks(PANEL * depth));
             threads::each(pieces, |_, (panel, columns)| transpose(columns, depth, panel));
         }
-        PackedMatrix { depth, columns, panels }
+        PackedMatrix { depth, columns, format: Format::F32, steps: depth, panels }
     }
 
     /// Packs `matrix`, `[depth, columns]` row-major.
@@ -46,7 +58,7 @@ impl PackedMatrix {
         let mut panels = vec![[Lane::ZERO; 2]; columns.div_ceil(PANEL) * depth];
         let pieces = panels.chunks_exact_mut(depth.max(1));
         threads::each(pieces, |index, panel| copy_columns(matrix, columns, index * PANEL..columns, panel));
-        PackedMatrix { depth, columns, panels }
+        PackedMatrix { depth, columns, format: Format::F32, steps: depth, panels }
     }
 
     /// Packs `columns` floats at the start of each of `depth` rows that begin `stride` apart, on the caller's thread.
@@ -55,13 +67,38 @@ impl PackedMatrix {
         for (index, panel) in panels.chunks_exact_mut(depth.max(1)).enumerate() {
             copy_columns(matrix, stride, index * PANEL..columns, panel);
         }
-        PackedMatrix { depth, columns, panels }
+        PackedMatrix { depth, columns, format: Format::F32, steps: depth, panels }
+    }
+
+    /// The matrix rounded to bf16, for products on `unit`.
+    ///
+    /// # Panics
+    /// If it is in bf16 already.
+    pub fn into_bf16(self, unit: Bf16Unit) -> PackedMatrix {
+        assert!(matches!(self.format, Format::F32), "packed matrix: expected f32, found bf16");
+        let steps = self.depth.div_ceil(BLOCK) * (BLOCK / 2);
+        let mut panels = vec![[Lane::ZERO; 2]; self.panels() * steps];
+        if steps > 0 {
+            let pieces = panels.chunks_exact_mut(steps).zip(self.panels.chunks_exact(self.depth));
+            threads::each(pieces, |_, (pairs, panel)| {
+                for (pairs, rows) in pairs.iter_mut().zip(panel.chunks(2)) {
+                    *pairs = pair_rows(&rows[0], rows.get(1).unwrap_or(&[Lane::ZERO; 2]));
+                }
+            });
+        }
+        PackedMatrix { format: Format::Bf16(unit), steps, panels, ..self }
     }
 
     /// The rows of a panel.
     #[inline(always)]
     pub(crate) fn panel(&self, index: usize) -> &[Panel] {
-        &self.panels[index * self.depth..][..self.depth]
+        &self.panels[index * self.steps..][..self.steps]
+    }
+
+    /// How the matrix is stored, and so how it is multiplied.
+    #[inline(always)]
+    pub(crate) fn format(&self) -> Format {
+        self.format
     }
 
     /// Panels of 32 columns; the last may have fewer.
@@ -88,6 +125,14 @@ fn copy_columns(matrix: &[f32], stride: usize, columns: Range<usize>, panel: &mu
         let row = &matrix[d * stride..][columns.clone()];
         panel.iter_mut().zip(row.chunks(LANES)).for_each(|(lane, part)| lane.set(part));
     }
+}
+
+/// Two rows of a panel as one of pairs.
+fn pair_rows(first: &Panel, second: &Panel) -> Panel {
+    std::array::from_fn(|lane| {
+        let pair = |l: usize| Bf16::pair(Bf16::new(first[lane].0[l]), Bf16::new(second[lane].0[l]));
+        Lane(std::array::from_fn(pair))
+    })
 }
 
 /// Writes up to 32 columns, `depth` floats each, side by side, in blocks that stay in the first-level cache.

@@ -12,9 +12,9 @@ use crate::{
     lane::Lane,
     linear::{self, Layer},
     matrix::PackedMatrix,
-    product::{Left, Product, Start, Target},
+    product::{Left, Product, Right, Start, Target},
     scratch,
-    strip::{self, Norm, Rows},
+    strip::{Norm, Rows},
 };
 
 /// The layers and what lies between them.
@@ -41,6 +41,7 @@ pub struct Mlp<'a> {
 pub fn forward(isa: Isa, x: &[f32], mlp: Mlp<'_>, y: &mut [f32]) {
     let (inputs, hidden, outputs) = (mlp.fc1.depth(), mlp.fc1.columns(), mlp.fc2.columns());
     assert_eq!(mlp.fc2.depth(), hidden, "mlp: inputs of the second layer");
+    assert_eq!(mlp.fc2.format(), mlp.fc1.format(), "mlp: format of the second layer");
     mlp.norm.check(inputs);
     if x.is_empty() || y.is_empty() {
         return assert!(x.is_empty() && y.is_empty(), "mlp: x or y is empty");
@@ -48,7 +49,7 @@ pub fn forward(isa: Isa, x: &[f32], mlp: Mlp<'_>, y: &mut [f32]) {
     let rows = x.len() / inputs;
     assert_eq!((x.len(), y.len()), (rows * inputs, rows * outputs), "mlp: lengths of x and y");
     mlp.epilogue.check("mlp", outputs, y.len());
-    match linear::piece(isa, rows, hidden, inputs) {
+    match linear::piece(mlp.fc1.format().strip(isa), rows, hidden, inputs) {
         Some(height) => {
             let pieces = y.par_chunks_mut(height * outputs);
             pieces.enumerate().for_each(|(index, y)| piece(isa, x, mlp, index * height, y));
@@ -68,36 +69,38 @@ fn piece(isa: Isa, x: &[f32], mlp: Mlp<'_>, first: usize, y: &mut [f32]) {
     /// Bytes of strips, in and between the layers, that stay in the second-level cache while the weights pass by.
     const STRIPS: usize = 768 << 10;
     let (inputs, hidden, outputs) = (mlp.fc1.depth(), mlp.fc1.columns(), mlp.fc2.columns());
-    let (height, count) = (isa.level().strip(), y.len() / outputs);
-    let strip = (inputs + hidden) * size_of::<Lane>();
-    let group = (STRIPS / strip).clamp(1, count.div_ceil(height));
-    scratch::lanes(group * (inputs + hidden), |strips| {
-        let (left, middle) = strips.split_at_mut(group * inputs);
+    let (format, count) = (mlp.fc1.format(), y.len() / outputs);
+    let (height, left, middle) = (format.strip(isa), format.lanes(inputs), format.lanes(hidden));
+    let group = (STRIPS / ((left + middle) * size_of::<Lane>()).max(1)).clamp(1, count.div_ceil(height));
+    scratch::lanes(group * (left + middle), |lanes| {
+        let (left_strips, middle_strips) = lanes.split_at_mut(group * left);
         for begin in (0..count).step_by(group * height) {
             let rows = (group * height).min(count - begin);
             let strips = rows.div_ceil(height);
-            let (left, middle) = (&mut left[..strips * inputs], &mut middle[..strips * hidden]);
-            strip::fill(isa, Rows::Normed { x, norm: mlp.norm }, (first + begin, rows), inputs, left);
-            isa.run(Product {
+            let (left, middle) = (&mut left_strips[..strips * left], &mut middle_strips[..strips * middle]);
+            format.fill(isa, Rows::Normed { x, norm: mlp.norm }, (first + begin, rows), inputs, left);
+            let hidden = Product {
                 left: Left::Strips(left),
                 rows,
-                right: mlp.fc1,
+                right: Right::Packed(mlp.fc1),
                 panels: 0..mlp.fc1.panels(),
                 start: Start::bias(mlp.bias),
                 activation: mlp.activation,
                 residual: None,
                 target: Target::Strips(middle),
-            });
-            isa.run(Product {
+            };
+            format.multiply(isa, hidden);
+            let output = Product {
                 left: Left::Strips(middle),
                 rows,
-                right: mlp.fc2,
+                right: Right::Packed(mlp.fc2),
                 panels: 0..mlp.fc2.panels(),
                 start: Start::bias(mlp.epilogue.bias),
                 activation: mlp.epilogue.activation,
                 residual: mlp.epilogue.residual.map(|residual| &residual[(first + begin) * outputs..]),
                 target: Target::Rows { y: &mut y[begin * outputs..], stride: outputs },
-            });
+            };
+            format.multiply(isa, output);
         }
     });
 }

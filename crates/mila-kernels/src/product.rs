@@ -13,7 +13,7 @@ use crate::{
     arithmetic::{Arithmetic, LANES},
     isa::{Isa, Kernel, Level},
     lane::{self, Lane},
-    matrix::{PANEL, PackedMatrix, Panel},
+    matrix::{PANEL, PackedMatrix},
     threads,
     tile::Steps,
 };
@@ -25,6 +25,46 @@ pub(crate) enum Left<'a> {
     Strips(&'a [Lane]),
     /// `x[depth * stride + row]`: the transpose of a row-major matrix.
     Columns { x: &'a [f32], stride: usize },
+}
+
+/// The right-hand matrix of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a> {
+    Packed(&'a PackedMatrix),
+    /// `x[depth * stride + column]` with a multiple of 32 columns, or of 16 where there is one panel.
+    Rows { x: &'a [f32], stride: usize, depth: usize, columns: usize },
+}
+
+impl Right<'_> {
+    #[inline(always)]
+    pub(crate) fn depth(&self) -> usize {
+        match self {
+            Right::Packed(matrix) => matrix.depth(),
+            Right::Rows { depth, .. } => *depth,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn columns(&self) -> usize {
+        match self {
+            Right::Packed(matrix) => matrix.columns(),
+            Right::Rows { columns, .. } => *columns,
+        }
+    }
+
+    /// The steps from `lane` of a panel on.
+    #[inline(always)]
+    fn steps(&self, panel: usize, lane: usize) -> Steps<'_> {
+        match self {
+            Right::Packed(matrix) => {
+                let floats = lane::floats(matrix.panel(panel).as_flattened());
+                Steps { floats: &floats[floats.len().min(lane * LANES)..], stride: PANEL }
+            }
+            Right::Rows { x, stride, .. } => {
+                Steps { floats: &x[x.len().min(panel * PANEL + lane * LANES)..], stride: *stride }
+            }
+        }
+    }
 }
 
 /// What a product is added to.
@@ -56,7 +96,7 @@ pub(crate) enum Target<'a> {
 pub(crate) struct Product<'a> {
     pub(crate) left: Left<'a>,
     pub(crate) rows: usize,
-    pub(crate) right: &'a PackedMatrix,
+    pub(crate) right: Right<'a>,
     pub(crate) panels: Range<usize>,
     pub(crate) start: Start<'a>,
     pub(crate) activation: Activation,
@@ -97,10 +137,12 @@ impl Product<'_> {
                 let lanes = start.iter_mut().zip(bias[columns.clone()].chunks(LANES));
                 lanes.for_each(|(lane, bias)| lane.set(bias));
             }
-            let panel = self.right.panel(panel);
-            let mut tiles = Tiles { panel, lane, columns, start, tile: [[Lane::ZERO; L]; R], product: self };
+            let right = self.right;
+            let steps = right.steps(panel, lane);
+            let mut tiles = Tiles { steps, columns, start, tile: [[Lane::ZERO; L]; R], product: self };
             let mut row = 0;
             row = tiles.rows::<A, R>(row);
+            row = tiles.rows::<A, 8>(row);
             row = tiles.rows::<A, 7>(row);
             row = tiles.rows::<A, 3>(row);
             tiles.rows::<A, 1>(row);
@@ -110,9 +152,8 @@ impl Product<'_> {
 
 /// The tiles of `L` lanes of a panel.
 struct Tiles<'t, 'a, const MOST: usize, const L: usize> {
-    panel: &'t [Panel],
-    /// The first lane within the panel.
-    lane: usize,
+    /// The right-hand side.
+    steps: Steps<'t>,
     /// Columns of the right-hand side.
     columns: Range<usize>,
     start: [Lane; L],
@@ -125,7 +166,7 @@ impl<const MOST: usize, const L: usize> Tiles<'_, '_, MOST, L> {
     /// Computes tiles of `R` rows from `row` on while they fit; returns the first row that is left.
     #[inline(always)]
     fn rows<A: Arithmetic, const R: usize>(&mut self, mut row: usize) -> usize {
-        let depth = self.panel.len();
+        let depth = self.product.right.depth();
         while row + R <= self.product.rows && row % A::STRIP + R <= A::STRIP {
             let left = match self.product.left {
                 Left::Strips(strips) => Steps {
@@ -136,7 +177,7 @@ impl<const MOST: usize, const L: usize> Tiles<'_, '_, MOST, L> {
             };
             // Tiles of more rows than the largest are none.
             let Some(tile) = self.tile.first_chunk_mut::<R>() else { return row };
-            A::multiply(left, self.panel, self.lane, &self.start, tile);
+            A::multiply(left, self.steps, depth, &self.start, tile);
             self.store::<A, R>(row);
             row += R;
         }
@@ -211,7 +252,7 @@ pub(crate) fn add_transposed_product(isa: Isa, left: &[f32], right: &[f32], (m, 
             isa.run(Product {
                 left: Left::Columns { x: &left[index * height..], stride: m },
                 rows: y.len() / n,
-                right: &right,
+                right: Right::Packed(&right),
                 panels: 0..right.panels(),
                 start: Start::Result,
                 activation: Activation::None,

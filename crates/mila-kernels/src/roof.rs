@@ -3,6 +3,7 @@
 //! Nothing is timed here; the caller has the clock.
 
 use crate::{
+    Bf16Unit,
     arithmetic::{Arithmetic, LANES},
     isa::{Isa, Kernel, Level},
     threads,
@@ -18,6 +19,14 @@ pub fn fma(isa: Isa, steps: usize) -> u64 {
     match rayon::current_num_threads() {
         1 => isa.run(Chains { steps }),
         _ => rayon::broadcast(|_| isa.run(Chains { steps })).into_iter().sum(),
+    }
+}
+
+/// [`fma`] for products of bf16 numbers: two operations for each.
+pub fn bf16(unit: Bf16Unit, steps: usize) -> u64 {
+    match rayon::current_num_threads() {
+        1 => unit.products(steps),
+        _ => rayon::broadcast(|_| unit.products(steps)).into_iter().sum::<u64>(),
     }
 }
 
@@ -86,6 +95,18 @@ mod tests {
             let one = on(1);
             assert!(one > 0 && one.is_multiple_of(2 * 1000 * LANES as u64), "{isa}: {one}");
             assert_eq!(on(3), 3 * one, "{isa}");
+        }
+    }
+
+    #[test]
+    fn operations_of_units_are_counted_too() {
+        for unit in Bf16Unit::available(Isa::detect()) {
+            let on = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+                pool.install(|| bf16(unit, 100))
+            };
+            assert!(on(1) > 0 && on(1).is_multiple_of(2 * 100 * 2 * LANES as u64), "{unit}");
+            assert_eq!(on(3), 3 * on(1), "{unit}");
         }
     }
 

@@ -6,10 +6,9 @@
 use crate::{
     arithmetic::{Arithmetic, LANES},
     lane::Lane,
-    matrix::Panel,
 };
 
-/// The left-hand floats of a tile: those of step `i` begin at `floats[i * stride]`, one for each row.
+/// One side of a tile: the floats of step `i` begin at `floats[i * stride]`, one for each row or column.
 #[derive(Clone, Copy)]
 pub struct Steps<'a> {
     pub(crate) floats: &'a [f32],
@@ -19,25 +18,26 @@ pub struct Steps<'a> {
 impl Steps<'_> {
     /// Panics unless there are `rows` floats for each of `depth` steps.
     #[inline(always)]
-    fn check(&self, rows: usize, depth: usize) {
+    pub(crate) fn check(&self, rows: usize, depth: usize) {
         let last = depth.saturating_sub(1).checked_mul(self.stride).and_then(|last| last.checked_add(rows));
         assert!(last.is_some_and(|end| end <= self.floats.len()), "a tile reads beyond its left-hand side");
     }
 }
 
-/// `tile[r][l] = start[l] + Σᵢ left[i][r] · panel[i][lane + l]`, written plainly.
+/// `tile[r] = start + Σᵢ left[i][r] · right[i]` over `depth` steps, written plainly; `right[i]` is `L` lanes.
 #[inline(always)]
 pub(crate) fn multiply<A: Arithmetic, const R: usize, const L: usize>(
     left: Steps<'_>,
-    panel: &[Panel],
-    lane: usize,
+    right: Steps<'_>,
+    depth: usize,
     start: &[Lane; L],
     tile: &mut [[Lane; L]; R],
 ) {
     let mut sums: [[A::Register; L]; R] = [std::array::from_fn(|l| A::load(&start[l].0)); R];
-    for (i, panel) in panel.iter().enumerate() {
+    for i in 0..depth {
         let left = &left.floats[i * left.stride..][..R];
-        let right: [A::Register; L] = std::array::from_fn(|l| A::load(&panel[lane + l].0));
+        let (lanes, _) = right.floats[i * right.stride..].as_chunks();
+        let right: [A::Register; L] = std::array::from_fn(|l| A::load(&lanes[l]));
         for r in 0..R {
             for l in 0..L {
                 sums[r][l] = A::mul_add_each(A::splat(left[r]), right[l], sums[r][l]);
@@ -51,14 +51,14 @@ pub(crate) fn multiply<A: Arithmetic, const R: usize, const L: usize>(
     }
 }
 
-/// One tile in assembly, two registers wide: for each row, its offset in the left-hand step and in the tile, in bytes, and its
-/// two accumulators.
+/// One tile in assembly, two registers wide: how to move a register and how to multiply and add, and for each row, its offset in
+/// the left-hand step and in the tile, in bytes, and its two accumulators.
 #[cfg(target_arch = "x86_64")]
 macro_rules! tile {
     (
-        $move:literal, [$half:literal], $right_0:literal, $right_1:literal, $left_0:literal,
+        $move:literal, $multiply:literal, [$half:literal], $right_0:literal, $right_1:literal, $left_0:literal,
         [$(($step:literal, $at:literal, $sum_0:literal, $sum_1:literal)),* $(,)?],
-        $left:expr, $panel:expr, $lane:expr, $start:expr, $tile:expr, [$($clobber:tt),*]
+        $left:expr, $right:expr, $depth:expr, $start:expr, $tile:expr, [$($clobber:tt),*]
     ) => {
         std::arch::asm!(
             $(
@@ -66,18 +66,18 @@ macro_rules! tile {
                 concat!($move, " ", $sum_1, ", [{start} + ", $half, "]"),
             )*
             "2:",
-            "prefetcht0 [{panel} + 2048]",
-            "prefetcht0 [{panel} + 2112]",
+            "prefetcht0 [{right} + 2048]",
+            "prefetcht0 [{right} + 2112]",
             "prefetcht0 [{left} + 1024]",
-            concat!($move, " ", $right_0, ", [{panel}]"),
-            concat!($move, " ", $right_1, ", [{panel} + ", $half, "]"),
+            concat!($move, " ", $right_0, ", [{right}]"),
+            concat!($move, " ", $right_1, ", [{right} + ", $half, "]"),
             $(
                 concat!("vbroadcastss ", $left_0, ", dword ptr [{left} + ", $step, "]"),
-                concat!("vfmadd231ps ", $sum_0, ", ", $left_0, ", ", $right_0),
-                concat!("vfmadd231ps ", $sum_1, ", ", $left_0, ", ", $right_1),
+                concat!($multiply, " ", $sum_0, ", ", $left_0, ", ", $right_0),
+                concat!($multiply, " ", $sum_1, ", ", $left_0, ", ", $right_1),
             )*
             "add {left}, {stride}",
-            "add {panel}, 128",
+            "add {right}, {right_stride}",
             "dec {depth}",
             "jnz 2b",
             $(
@@ -86,8 +86,9 @@ macro_rules! tile {
             )*
             left = inout(reg) $left.floats.as_ptr() => _,
             stride = in(reg) 4 * $left.stride,
-            panel = inout(reg) $panel.as_ptr().cast::<Lane>().wrapping_add($lane) => _,
-            depth = inout(reg) $panel.len() => _,
+            right = inout(reg) $right.floats.as_ptr() => _,
+            right_stride = in(reg) 4 * $right.stride,
+            depth = inout(reg) $depth => _,
             start = in(reg) $start.as_ptr(),
             tile = in(reg) $tile.as_mut_ptr(),
             $(out($clobber) _,)*
@@ -95,6 +96,8 @@ macro_rules! tile {
         )
     };
 }
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tile;
 
 /// [`multiply`] on AVX-512 for 14 or 7 rows of two lanes; others are few and done plainly.
 ///
@@ -104,19 +107,20 @@ macro_rules! tile {
 #[inline(always)]
 pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usize>(
     left: Steps<'_>,
-    panel: &[Panel],
-    lane: usize,
+    right: Steps<'_>,
+    depth: usize,
     start: &[Lane; L],
     tile: &mut [[Lane; L]; R],
 ) {
-    left.check(R, panel.len());
+    left.check(R, depth);
+    right.check(L * LANES, depth);
     // SAFETY, for both: the caller vouches for the instructions. `depth` steps of 14 or 7 floats of the left-hand side are
     // read, which `check` has seen to be there; as many panels, whole, since the lane is 0; the two
     // lanes of the start are read and the tile is written, R by two lanes. No memory is touched beside.
-    match (R, L, lane, panel.is_empty()) {
-        (14, 2, 0, false) => unsafe {
+    match (R, L, depth > 0) {
+        (14, 2, true) => unsafe {
             tile!(
-                "vmovups", ["64"], "zmm28", "zmm29", "zmm30",
+                "vmovups", "vfmadd231ps", ["64"], "zmm28", "zmm29", "zmm30",
                 [
                     ("0", "0", "zmm0", "zmm1"), ("4", "128", "zmm2", "zmm3"), ("8", "256", "zmm4", "zmm5"),
                     ("12", "384", "zmm6", "zmm7"), ("16", "512", "zmm8", "zmm9"), ("20", "640", "zmm10", "zmm11"),
@@ -124,7 +128,7 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
                     ("36", "1152", "zmm18", "zmm19"), ("40", "1280", "zmm20", "zmm21"), ("44", "1408", "zmm22", "zmm23"),
                     ("48", "1536", "zmm24", "zmm25"), ("52", "1664", "zmm26", "zmm27"),
                 ],
-                left, panel, lane, start, tile,
+                left, right, depth, start, tile,
                 [
                     "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11",
                     "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", "zmm21", "zmm22",
@@ -132,22 +136,38 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
                 ]
             );
         },
-        (7, 2, 0, false) => unsafe {
+        // Without a row to spare: 8 divides the width of a head.
+        (8, 2, true) => unsafe {
             tile!(
-                "vmovups", ["64"], "zmm28", "zmm29", "zmm30",
+                "vmovups", "vfmadd231ps", ["64"], "zmm28", "zmm29", "zmm30",
+                [
+                    ("0", "0", "zmm0", "zmm1"), ("4", "128", "zmm2", "zmm3"), ("8", "256", "zmm4", "zmm5"),
+                    ("12", "384", "zmm6", "zmm7"), ("16", "512", "zmm8", "zmm9"), ("20", "640", "zmm10", "zmm11"),
+                    ("24", "768", "zmm12", "zmm13"), ("28", "896", "zmm14", "zmm15"),
+                ],
+                left, right, depth, start, tile,
+                [
+                    "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11",
+                    "zmm12", "zmm13", "zmm14", "zmm15", "zmm28", "zmm29", "zmm30"
+                ]
+            );
+        },
+        (7, 2, true) => unsafe {
+            tile!(
+                "vmovups", "vfmadd231ps", ["64"], "zmm28", "zmm29", "zmm30",
                 [
                     ("0", "0", "zmm0", "zmm1"), ("4", "128", "zmm2", "zmm3"), ("8", "256", "zmm4", "zmm5"),
                     ("12", "384", "zmm6", "zmm7"), ("16", "512", "zmm8", "zmm9"), ("20", "640", "zmm10", "zmm11"),
                     ("24", "768", "zmm12", "zmm13"),
                 ],
-                left, panel, lane, start, tile,
+                left, right, depth, start, tile,
                 [
                     "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11",
                     "zmm12", "zmm13", "zmm28", "zmm29", "zmm30"
                 ]
             );
         },
-        _ => multiply::<A, R, L>(left, panel, lane, start, tile),
+        _ => multiply::<A, R, L>(left, right, depth, start, tile),
     }
 }
 
@@ -159,33 +179,34 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
 #[inline(always)]
 pub(crate) unsafe fn multiply_avx2<A: Arithmetic, const R: usize, const L: usize>(
     left: Steps<'_>,
-    panel: &[Panel],
-    lane: usize,
+    right: Steps<'_>,
+    depth: usize,
     start: &[Lane; L],
     tile: &mut [[Lane; L]; R],
 ) {
-    left.check(R, panel.len());
-    match (R, L, lane < 2, panel.is_empty()) {
+    left.check(R, depth);
+    right.check(L * LANES, depth);
+    match (R, L, depth > 0) {
         // SAFETY: the caller vouches for the instructions. `depth` steps of 6 floats of the left-hand side are read, which
         // `check` has seen to be there; one of the two lanes of as many panels; the start is
         // read, a lane, and the tile written, six lanes. No
         // memory is touched beside.
-        (6, 1, true, false) => unsafe {
+        (6, 1, true) => unsafe {
             tile!(
-                "vmovups", ["32"], "ymm12", "ymm13", "ymm14",
+                "vmovups", "vfmadd231ps", ["32"], "ymm12", "ymm13", "ymm14",
                 [
                     ("0", "0", "ymm0", "ymm1"), ("4", "64", "ymm2", "ymm3"), ("8", "128", "ymm4", "ymm5"),
                     ("12", "192", "ymm6", "ymm7"), ("16", "256", "ymm8", "ymm9"), ("20", "320", "ymm10", "ymm11"),
                 ],
-                left, panel, lane, start, tile,
+                left, right, depth, start, tile,
                 [
                     "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11",
                     "ymm12", "ymm13", "ymm14"
                 ]
             );
         },
-        _ => multiply::<A, R, L>(left, panel, lane, start, tile),
+        _ => multiply::<A, R, L>(left, right, depth, start, tile),
     }
 }
 
-const _: () = assert!(size_of::<Panel>() == 128 && size_of::<Lane>() == 4 * LANES, "the offsets above are in bytes");
+const _: () = assert!(size_of::<Lane>() == 64 && LANES == 16, "the offsets above are in bytes");

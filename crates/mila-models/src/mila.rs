@@ -223,7 +223,7 @@ impl<E: Executor> Stem<E> {
 /// Halves the extent and doubles the channels, through a hidden map of eight times the channels.
 fn merging<E: Executor>(b: &mut Builder<E>, channels: usize) -> Result<Bottleneck<E>> {
     let (outputs, hidden) = (2 * channels, 2 * RATIO * channels);
-    let mut conv = |b: &mut Builder<E>, name, conv| b.scope(name, |b| Ok((b.path(""), b.conv("conv", conv)?)));
+    let conv = |b: &mut Builder<E>, name, conv| b.scope(name, |b| Ok((b.path(""), b.conv("conv", conv)?)));
     b.scope("downsample", |b| {
         let (expand_name, expand) = conv(b, "conv.0", Convolution::new(channels, hidden, 1))?;
         let (spatial_name, spatial) = conv(b, "conv.1", Convolution::depthwise(hidden, 3).stride(2))?;

@@ -13,21 +13,24 @@ const BASE: f32 = 10_000.0;
 ///
 /// `channels` is a multiple of 4; see [`crate::shape::attention`].
 pub fn rotations(height: usize, width: usize, channels: usize) -> Vec<f32> {
-    let quarter = channels / 4;
-    let thetas: Vec<f32> = (0..quarter).map(|k| 1.0 / BASE.powf(k as f32 / quarter as f32)).collect();
-    let turns = |position: usize| {
-        let angles = thetas.iter().map(move |theta| position as f32 * theta);
-        angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect::<Vec<f32>>()
-    };
-    let columns: Vec<Vec<f32>> = (0..width).map(turns).collect();
+    let (rows, columns) = (axis(height, channels), axis(width, channels));
+    let half = channels / 2;
     let mut table = Vec::with_capacity(height * width * channels);
-    for row in (0..height).map(turns) {
-        for column in &columns {
-            table.extend_from_slice(&row);
+    for row in rows.chunks_exact(half.max(1)) {
+        for column in columns.chunks_exact(half.max(1)) {
+            table.extend_from_slice(row);
             table.extend_from_slice(column);
         }
     }
     table
+}
+
+/// `(cos, sin)` of the angles of every position along one axis, `[positions, channels / 4, 2]`: what rows turn by, and columns.
+pub fn axis(positions: usize, channels: usize) -> Vec<f32> {
+    let quarter = channels / 4;
+    let thetas: Vec<f32> = (0..quarter).map(|k| 1.0 / BASE.powf(k as f32 / quarter as f32)).collect();
+    let angles = (0..positions).flat_map(|position| thetas.iter().map(move |theta| position as f32 * theta));
+    angles.flat_map(|angle| [angle.cos(), angle.sin()]).collect()
 }
 
 #[cfg(test)]

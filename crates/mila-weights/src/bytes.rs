@@ -1,7 +1,7 @@
 //! The bytes of a file: mapped, or held.
 
 use std::fs::{self, File};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -25,6 +25,23 @@ impl Deref for Bytes {
             Self::Mapped(map) => map,
             Self::Held(bytes) => bytes,
         }
+    }
+}
+
+impl Bytes {
+    /// Lets the pages of a part of a mapped file go; they are read again when touched.
+    pub(crate) fn release(&self, part: Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            use memmap2::UncheckedAdvice;
+            // SAFETY: the map is read-only and backed by its file, so a page that is dropped comes back with the same bytes.
+            #[allow(unsafe_code, reason = "what the advice does to writable or anonymous maps does not happen here")]
+            let advised = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, part.start, part.len()) };
+            // Memory that is kept is no failure.
+            let _ = advised;
+        }
+        #[cfg(not(unix))]
+        let _ = part;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use mila_ops::{Source, Values, Wanted};
 
@@ -12,6 +13,9 @@ use crate::tensor::{Tensor, TensorView};
 use crate::{Error, Result, directory, safetensors_file, torch_file, torch_legacy};
 
 /// The tensors of a checkpoint, by name. Opening reads headers only; contiguous tensors are borrowed from the mapped file.
+///
+/// As a [`Source`] it expects each tensor to be taken once: it lets the pages of the one before go, so that a model that is
+/// packed from it is in memory once and not twice.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The file, then what was inflated from it.
@@ -20,6 +24,8 @@ pub struct Checkpoint {
     index: HashMap<String, usize>,
     skipped: Vec<Skipped>,
     origin: Origin,
+    /// The tensor that was loaded last.
+    loaded: Mutex<Option<usize>>,
 }
 
 impl Checkpoint {
@@ -61,7 +67,7 @@ impl Checkpoint {
         parts.extend(inflated.into_iter().map(Bytes::Held));
         let index = contents.tensors.iter().enumerate().map(|(at, tensor)| (tensor.name.clone(), at)).collect();
         let (tensors, skipped, origin) = (contents.tensors, contents.skipped, contents.origin);
-        Ok(Self { parts, tensors, index, skipped, origin })
+        Ok(Self { parts, tensors, index, skipped, origin, loaded: Mutex::default() })
     }
 
     /// The names, in the file's order.
@@ -95,6 +101,15 @@ impl Checkpoint {
         &self.origin
     }
 
+    /// Notes that a tensor is being loaded, and lets the pages of the one before go.
+    fn begin(&self, name: &str) {
+        let next = self.index.get(name).copied();
+        let before = std::mem::replace(&mut *self.loaded.lock().unwrap_or_else(PoisonError::into_inner), next);
+        if let Some(tensor) = before.and_then(|before| self.tensors.get(before)) {
+            self.parts[tensor.part].release(tensor.bytes.clone());
+        }
+    }
+
     fn view<'a>(&'a self, tensor: &'a Tensor) -> TensorView<'a> {
         TensorView::new(tensor, &self.parts[tensor.part])
     }
@@ -106,6 +121,7 @@ impl Source for Checkpoint {
             let problem = format!("expected a float tensor of {:?} in the checkpoint, found {found}", wanted.shape);
             mila_ops::Error::parameter(&wanted.name, problem)
         };
+        self.begin(&wanted.name);
         let Some(tensor) = self.get(&wanted.name) else {
             return Err(problem("none".into()));
         };

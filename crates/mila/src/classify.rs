@@ -1,6 +1,6 @@
 //! Pictures in, probabilities out: a classifier on the fast executor.
 
-use mila_cpu::{Cpu, Isa};
+use mila_cpu::{Cpu, awake};
 use mila_data::EvalTransform;
 use mila_models::{Model, Task};
 use mila_ops::{Dims, Error, NoTap, Numeric, Result};
@@ -26,15 +26,14 @@ pub struct Prediction {
 }
 
 impl Classifier {
-    /// Prepares a resolved model; `size` takes the place of its own input height and width.
+    /// Prepares a resolved model on `cpu`; `size` takes the place of its own input height and width.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a pyramid and for no classes; those of the weights.
-    pub fn new(resolved: &Resolved, isa: Isa, size: Option<(usize, usize)>) -> Result<Self> {
+    pub fn new(resolved: &Resolved, mut cpu: Cpu, size: Option<(usize, usize)>) -> Result<Self> {
         let Task::Classify { classes: classes @ 1.. } = resolved.task else {
             return Err(Error::Unsupported { what: "classifying".into(), why: "the model has no classes".into() });
         };
-        let mut cpu = Cpu::new(isa);
         let model = resolved.preset.build(&mut cpu, &resolved.parameters, resolved.task)?;
         let mut transform = resolved.transform.clone();
         transform.input_size = size.unwrap_or(transform.input_size);
@@ -69,7 +68,7 @@ impl Classifier {
     pub fn logits(&self, images: &[f32], n: usize) -> Result<Vec<f32>> {
         let (height, width) = self.transform.input_size;
         let image = self.cpu.map(Dims::new(n, height, width, 3), images)?;
-        let output = self.model.forward(&self.cpu, image, &mut NoTap)?;
+        let output = awake(|| self.model.forward(&self.cpu, image, &mut NoTap))?;
         let logits = output.logits().map(|logits| self.cpu.read(&logits)).transpose()?;
         Ok(logits.map(|logits| logits.values).unwrap_or_default())
     }

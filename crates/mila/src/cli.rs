@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mila::cpu::{Isa, Level};
+use mila::cpu::{Cpu, Isa, Level, Precision};
 use mila::model::Request;
 
 use crate::failure::Failure;
@@ -59,6 +59,23 @@ pub(crate) enum IsaChoice {
     Portable,
 }
 
+/// How numbers are multiplied.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct PrecisionArgs {
+    /// Numbers that products multiply; everything else is f32
+    #[arg(long, env = "MILA_PRECISION", value_enum, default_value_t = PrecisionName::F32)]
+    pub(crate) precision: PrecisionName,
+}
+
+/// Precisions by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrecisionName {
+    /// Single precision
+    F32,
+    /// Rounded to eight bits; needs AVX-512 BF16, and is fast with AMX
+    Bf16,
+}
+
 /// What the commands compute with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Machine {
@@ -66,6 +83,19 @@ pub(crate) struct Machine {
     pub(crate) threads: usize,
     /// Instruction set of the kernels.
     pub(crate) isa: Isa,
+}
+
+impl Machine {
+    /// The fast executor.
+    pub(crate) fn cpu(&self, args: PrecisionArgs) -> Result<Cpu, Failure> {
+        let precision = match args.precision {
+            PrecisionName::F32 => Precision::F32,
+            PrecisionName::Bf16 => Precision::Bf16(self.isa.bf16().ok_or_else(|| {
+                Failure::usage(format!("--precision bf16: this processor has no unit for it beside {}", self.isa))
+            })?),
+        };
+        Ok(Cpu::new(self.isa).with_precision(precision))
+    }
 }
 
 impl Global {
@@ -226,6 +256,8 @@ pub(crate) struct Predict {
     /// Input height and width in pixels; default: the model's own
     #[arg(long, value_name = "HxW", value_parser = size)]
     pub(crate) size: Option<(usize, usize)>,
+    #[command(flatten)]
+    pub(crate) precision: PrecisionArgs,
     /// Pictures that run together
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) batch: u32,
@@ -274,6 +306,8 @@ pub(crate) struct Run {
     /// What computes
     #[arg(long, value_enum, default_value_t = ExecutorName::Cpu)]
     pub(crate) executor: ExecutorName,
+    #[command(flatten)]
+    pub(crate) precision: PrecisionArgs,
     /// Also write an intermediate map; may be given several times
     #[arg(long, value_name = "NAME=FILE.npy", value_parser = tap)]
     pub(crate) tap: Vec<(String, PathBuf)>,
@@ -334,6 +368,8 @@ pub(crate) struct Eval {
     /// Input height and width in pixels; default: the model's own
     #[arg(long, value_name = "HxW", value_parser = size)]
     pub(crate) size: Option<(usize, usize)>,
+    #[command(flatten)]
+    pub(crate) precision: PrecisionArgs,
     /// Pictures that run together
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) batch: u32,
@@ -346,6 +382,7 @@ pub(crate) struct Eval {
 #[command(after_help = "Examples:
   mila bench mila-t
   mila bench mila-t --size 512x512 --batch 8 --threads 1 --profile     # operator by operator
+  mila bench mila-t --batch 8 --precision bf16                         # fast where the processor has AMX
   mila bench runs/pets/best --json > speed.json
   mila bench mila-nano --fail-above 5 || echo slower than 5 ms
 Timed is the forward pass: the map of a random image in, the map of the logits out.")]
@@ -355,6 +392,8 @@ pub(crate) struct Bench {
     /// Input height and width in pixels; default: the model's own
     #[arg(long, value_name = "HxW", value_parser = size)]
     pub(crate) size: Option<(usize, usize)>,
+    #[command(flatten)]
+    pub(crate) precision: PrecisionArgs,
     /// Images of a call
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) batch: u32,

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use mila::cpu::Isa;
+use mila::cpu::{Bf16Unit, Isa, Precision};
 use mila_kernels::roof;
 
 /// Steps of each chain of multiply-adds: about a millisecond, long beside the waking of a thread, short beside the turns of
@@ -17,6 +17,19 @@ const COPIED: usize = 32 << 20;
 /// GFLOP/s of multiply-adds that touch registers alone.
 pub(crate) fn multiply_adds(isa: Isa) -> f64 {
     best(100, || roof::fma(isa, STEPS) as f64) / 1e9
+}
+
+/// GFLOP/s of multiply-adds of bf16 numbers that touch registers alone.
+pub(crate) fn bf16_multiply_adds(unit: Bf16Unit) -> f64 {
+    best(100, || roof::bf16(unit, STEPS / 8) as f64) / 1e9
+}
+
+/// GFLOP/s of the multiply-adds of products in a precision.
+pub(crate) fn products(isa: Isa, precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => multiply_adds(isa),
+        Precision::Bf16(unit) => bf16_multiply_adds(unit),
+    }
 }
 
 /// Two buffers that are copied one to the other.

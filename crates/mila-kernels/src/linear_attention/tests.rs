@@ -1,10 +1,24 @@
 use super::*;
 use crate::testing::{assert_close, everywhere, gradient, numbers, unwritten, wide};
 
-/// Angles that differ from token to token and from pair to pair.
+/// Cosines and sines, `[positions, channels / 4, 2]`, of angles that differ from position to position and pair to pair.
+fn axis(positions: usize, channels: usize, step: f32) -> Vec<f32> {
+    let angle = |n: usize, m: usize| n as f32 * step * 0.7_f32.powi(m as i32 % 8);
+    (0..positions).flat_map(|n| (0..channels / 4).flat_map(move |m| [angle(n, m).cos(), angle(n, m).sin()])).collect()
+}
+
+/// Rows of nine tokens where they divide, else of one.
+fn rows_and_columns(tokens: usize, channels: usize) -> [Vec<f32>; 2] {
+    let width = [9, 7, 14, 10, 25].into_iter().find(|&width| tokens.is_multiple_of(width)).unwrap_or(1);
+    [axis(tokens / width, channels, 0.1), axis(width, channels, 0.7)]
+}
+
+/// The same for every token, `[tokens, channels / 2, 2]`.
 fn table(tokens: usize, channels: usize) -> Vec<f32> {
-    let angle = |n: usize, m: usize| (n % 9) as f32 * 0.7_f32.powi(m as i32 % 8) + (n / 9) as f32 * 0.1;
-    (0..tokens).flat_map(|n| (0..channels / 2).flat_map(move |m| [angle(n, m).cos(), angle(n, m).sin()])).collect()
+    let half = channels / 2;
+    let [rows, columns] = rows_and_columns(tokens, channels);
+    let rows = rows.chunks_exact(half);
+    rows.flat_map(|row| columns.chunks_exact(half).flat_map(move |column| row.iter().chain(column))).copied().collect()
 }
 
 /// The quadratic form: weights of every query over every key, with no state.
@@ -64,7 +78,9 @@ fn forward_is_the_quadratic_form() {
         shape(1, 63, 4, 16),
         shape(2, 196, 2, 12),
         shape(1, 250, 4, 64),
-        shape(1, 30, 10, 3),
+        shape(1, 30, 4, 3),
+        shape(1, 504, 2, 32),
+        shape(1, 196, 1, 128),
     ];
     for shape in shapes {
         let (qk, v, rotation) = operands(shape);
@@ -72,7 +88,8 @@ fn forward_is_the_quadratic_form() {
         everywhere(
             |isa| {
                 let mut y = unwritten(v.len());
-                forward(isa, &qk, &v, shape, &rotation, &mut y);
+                let [rows, columns] = rows_and_columns(shape.tokens, shape.channels);
+                forward(isa, &qk, &v, shape, &Rotations::new(&rows, &columns, shape.channels), &mut y);
                 vec![y]
             },
             |isa, y| assert_close(format!("{isa} {shape:?}"), &y[0], &wanted, 2e-6),
@@ -82,7 +99,7 @@ fn forward_is_the_quadratic_form() {
 
 #[test]
 fn backward_is_the_difference_quotient() {
-    for shape in [shape(1, 2, 1, 4), shape(2, 5, 2, 6), shape(1, 9, 2, 3), shape(1, 4, 1, 24), shape(1, 3, 2, 32)] {
+    for shape in [shape(1, 2, 1, 4), shape(2, 5, 2, 6), shape(1, 9, 4, 3), shape(1, 4, 1, 24), shape(1, 3, 2, 32)] {
         let (qk, v, rotation) = operands(shape);
         let dy = numbers(3, v.len());
         let (qk64, v64, rotation64) = (wide(&qk), wide(&v), wide(&rotation));

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mila::cpu::{Cpu, Map};
+use mila::cpu::{Cpu, Map, Precision, awake};
 use mila::data::Limits;
 use mila::graph::{Sizes, Trace};
 use mila::model::{self, Resolved};
@@ -31,7 +31,8 @@ pub(crate) fn run(args: Bench, machine: &Machine, terminal: &Terminal) -> Result
     let resolved = model::resolve(&request)?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
     let sizes = sizes(&args, &resolved)?;
-    let mut cpu = Cpu::new(machine.isa);
+    let mut cpu = machine.cpu(args.precision)?;
+    let precision = cpu.precision();
     let model = resolved.preset.build(&mut cpu, &resolved.parameters, resolved.task)?;
     let image = image(&cpu, sizes, request.seed)?;
     let loops = Loop { model: &*model, image: &image, iterations: args.iterations, running: &running };
@@ -45,10 +46,10 @@ pub(crate) fn run(args: Bench, machine: &Machine, terminal: &Terminal) -> Result
         model: resolved.preset.name,
         sizes,
         machine,
-        precision: "f32",
+        precision,
         times: Times::new(times).ok_or_else(|| Failure::usage("--iterations: expected at least 1"))?,
         macs: Trace::of(resolved.preset, resolved.task)?.cost(sizes).macs,
-        roof_gflops: roofs::multiply_adds(machine.isa),
+        roof_gflops: roofs::products(machine.isa, precision),
         copy_gb_s: Copying::new().speed(),
         peak_rss_mb,
         profiled,
@@ -103,9 +104,9 @@ impl Loop<'_> {
     /// One call of what a user calls in a loop: from the map of the image to the map of the logits.
     fn pass(&self, cpu: &Cpu) -> Result<Duration, Failure> {
         (self.running)()?;
-        let image = self.image.clone();
+        let (model, image) = (self.model, self.image.clone());
         let started = Instant::now();
-        let output = self.model.forward(cpu, black_box(image), &mut NoTap)?;
+        let output = awake(|| model.forward(cpu, black_box(image), &mut NoTap))?;
         let time = started.elapsed();
         black_box(output);
         Ok(time)
@@ -153,7 +154,7 @@ struct Measured<'a> {
     model: &'a str,
     sizes: Sizes,
     machine: &'a Machine,
-    precision: &'a str,
+    precision: Precision,
     times: Times,
     /// Multiply-accumulates of one call.
     macs: u64,
@@ -164,6 +165,14 @@ struct Measured<'a> {
 }
 
 impl Measured<'_> {
+    /// What multiplies, where it is not the instruction set itself.
+    fn unit(&self) -> Option<&'static str> {
+        match self.precision {
+            Precision::F32 => None,
+            Precision::Bf16(unit) => Some(unit.name()),
+        }
+    }
+
     fn images_per_s(&self) -> f64 {
         1e3 * self.sizes.batch as f64 / self.times.percentile_ms(50)
     }
@@ -183,7 +192,8 @@ impl Measured<'_> {
             "size": [self.sizes.height, self.sizes.width],
             "batch": self.sizes.batch,
             "threads": self.machine.threads,
-            "precision": self.precision,
+            "precision": self.precision.name(),
+            "unit": self.unit(),
             "isa": self.machine.isa.to_string(),
             "processor": doctor::processor(),
             "iterations": self.times.calls(),
@@ -209,9 +219,10 @@ impl Measured<'_> {
         let [p50, p95, p99] = [50, 95, 99].map(|percent| self.times.percentile_ms(percent));
         let Sizes { batch, height, width } = self.sizes;
         let Machine { threads, isa } = self.machine;
+        let unit = self.unit().map_or(String::new(), |unit| format!(", {unit}"));
         let rows = [
-            ("model", format!("{}, {batch} x {height} x {width}, {}", self.model, self.precision)),
-            ("machine", format!("{}, {}, {isa}", doctor::processor(), doctor::threads(*threads))),
+            ("model", format!("{}, {batch} x {height} x {width}, {}", self.model, self.precision.name())),
+            ("machine", format!("{}, {}, {isa}{unit}", doctor::processor(), doctor::threads(*threads))),
             ("passes", self.times.calls().to_string()),
             ("p50", format!("{p50:.3} ms a call, {:.2} images a second", self.images_per_s())),
             ("p95, p99", format!("{p95:.3} ms, {p99:.3} ms")),

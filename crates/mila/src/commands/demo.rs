@@ -7,6 +7,7 @@ use std::time::Instant;
 use mila::burn::Form;
 use mila::classify::Classifier;
 use mila::contact_sheet::{self, Entry};
+use mila::cpu::Cpu;
 use mila::data::{ImageSource, Loader, LoaderOptions, Picture, Scores};
 use mila::digits::{self, Digits};
 use mila::model::{self, Request};
@@ -53,7 +54,7 @@ pub(crate) fn run(args: Demo, machine: &Machine, terminal: &Terminal) -> Result<
 
     let directory = out.join("last");
     let request = Request { model: directory.display().to_string(), ..Request::default() };
-    let classifier = Classifier::new(&model::resolve(&request)?, machine.isa, None)?;
+    let classifier = Classifier::new(&model::resolve(&request)?, Cpu::new(machine.isa), None)?;
     let scores = evaluate(&classifier, &test)?;
     let picture = out.join("digits.png");
     write_picture(&picture, &classifier, &test, &scores)?;

@@ -1,6 +1,6 @@
 //! `mila doctor`: what this machine offers, and how fast it is.
 
-use mila::cpu::{Isa, Level};
+use mila::cpu::{Bf16Unit, Isa, Level};
 use mila_kernels::{Epilogue, PackedMatrix, linear};
 
 use crate::cli::Machine;
@@ -18,6 +18,7 @@ pub(crate) fn run(machine: &Machine, terminal: &Terminal) -> Result<(), Failure>
         ("processor", processor()),
         ("threads", format!("{} of {cores} that this process may use", machine.threads)),
         ("kernels", format!("{} (--isa)", machine.isa)),
+        ("bf16", machine.isa.bf16().map_or("not on this processor".into(), |unit| format!("{unit} (--precision bf16)"))),
         ("temporary", writable()),
     ];
     for (name, value) in rows {
@@ -30,22 +31,30 @@ pub(crate) fn run(machine: &Machine, terminal: &Terminal) -> Result<(), Failure>
 fn speeds(machine: &Machine, terminal: &Terminal) -> Result<(), Failure> {
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(Failure::run)?;
     let all = threads(machine.threads);
-    terminal.result(format_args!("\n{:<10} {:>10} {all:>12}    {LAYER}, {all}", "roofs", "1 thread"))?;
+    terminal.result(format_args!("\n{:<12} {:>8} {all:>12}    {LAYER}, {all}", "roofs", "1 thread"))?;
     for level in Level::ALL {
         let Some(isa) = Isa::new(level) else {
-            terminal.result(format_args!("{level:<10} not on this processor"))?;
+            terminal.result(format_args!("{level:<12} not on this processor"))?;
             continue;
         };
         let one = alone.install(|| roofs::multiply_adds(isa));
-        let (roof, layer) = (roofs::multiply_adds(isa), linear_speed(isa));
-        let reached = format!("{layer:.0} GFLOP/s, {:.0} % of the roof", 100.0 * layer / roof);
-        terminal.result(format_args!("{level:<10} {one:>10.0} {roof:>12.0}    {reached}"))?;
+        let (roof, layer) = (roofs::multiply_adds(isa), linear_speed(isa, None));
+        terminal.result(format_args!("{level:<12} {one:>8.0} {roof:>12.0}    {}", reached(layer, roof)))?;
+    }
+    for unit in Bf16Unit::available(Isa::detect()) {
+        let one = alone.install(|| roofs::bf16_multiply_adds(unit));
+        let (roof, layer) = (roofs::bf16_multiply_adds(unit), linear_speed(Isa::detect(), Some(unit)));
+        terminal.result(format_args!("{unit:<12} {one:>8.0} {roof:>12.0}    {}", reached(layer, roof)))?;
     }
     let mut copying = Copying::new();
     let one = alone.install(|| copying.speed());
     let all = copying.speed();
-    terminal.result(format_args!("{:<10} {one:>10.1} {all:>12.1}    GB/s read and written", "copy"))?;
-    terminal.result("roofs of instruction sets: GFLOP/s of multiply-adds in registers")
+    terminal.result(format_args!("{:<12} {one:>8.1} {all:>12.1}    GB/s read and written", "copy"))?;
+    terminal.result("roofs of instruction sets and units: GFLOP/s of multiply-adds in registers")
+}
+
+fn reached(layer: f64, roof: f64) -> String {
+    format!("{layer:.0} GFLOP/s, {:.0} % of the roof", 100.0 * layer / roof)
 }
 
 /// `1 thread`, `2 threads`.
@@ -72,10 +81,14 @@ fn writable() -> String {
 const LAYER: &str = "a linear layer, 784x128x512";
 
 /// GFLOP/s of a linear layer of MILA-T's second stage on all threads.
-fn linear_speed(isa: Isa) -> f64 {
+fn linear_speed(isa: Isa, unit: Option<Bf16Unit>) -> f64 {
     let (rows, inputs, outputs) = (784, 128, 512);
     let x = vec![0.5; rows * inputs];
     let weight = PackedMatrix::from_columns(&vec![0.25; inputs * outputs], outputs, inputs);
+    let weight = match unit {
+        None => weight,
+        Some(unit) => weight.into_bf16(unit),
+    };
     let mut y = vec![0.0; rows * outputs];
     let run = || {
         linear::forward(isa, &x, &weight, Epilogue::default(), &mut y);

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 #[cfg(feature = "train")]
 use mila::burn::{Burn, Form};
-use mila::cpu::Cpu;
 use mila::data::Limits;
 use mila::model::{self, Resolved};
 use mila::models::Output;
@@ -13,7 +12,7 @@ use mila::npy;
 use mila::ops::reference::{Array, Reference};
 use mila::ops::{Dims, Error, Numeric, Result as OpsResult, Tap};
 
-use crate::cli::{ExecutorName, Machine, Run, TaskName};
+use crate::cli::{ExecutorName, Machine, PrecisionName, Run, TaskName};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
@@ -34,8 +33,11 @@ pub(crate) fn run(args: Run, machine: &Machine, terminal: &Terminal) -> Result<(
     let mapped = opened.elapsed();
     let image = Array::checked(Dims::new(batch, height, width, 3), interleaved(&planes, batch, height * width))?;
     let job = Job { args: &args, resolved: &resolved, image: &image, terminal, mapped: mapped.as_secs_f64() };
+    if args.executor != ExecutorName::Cpu && args.precision.precision != PrecisionName::F32 {
+        return Err(Failure::usage("--precision: only the executor cpu has another one than its own"));
+    }
     match args.executor {
-        ExecutorName::Cpu => job.on(Cpu::new(machine.isa)),
+        ExecutorName::Cpu => job.on(machine.cpu(args.precision)?),
         ExecutorName::Reference => job.on(Reference::<f64>::eval()),
         #[cfg(feature = "train")]
         ExecutorName::Burn => job.on(Burn::declare().with_form(Form::Kernels(machine.isa))),

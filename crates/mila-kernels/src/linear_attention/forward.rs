@@ -1,0 +1,258 @@
+//! The attention of every token, in two passes: the keys and values of an image into its state, then the queries through it.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{Attention, NORMALISER_EPSILON, Rotations};
+use crate::{
+    activation::Activation,
+    arithmetic::{Arithmetic, LANES},
+    isa::{Isa, Kernel},
+    lane::{self, Lane},
+    math::elu_plus_one,
+    matrix::PackedMatrix,
+    product::{Left, Product, Right, Start, Target},
+    scratch,
+    strip::{self, Rows},
+};
+
+/// Tokens whose keys are in the first-level cache at a time.
+const TOKENS: usize = 98;
+
+/// Pieces of an image, at most, whose states are added in the end.
+const PIECES: usize = 32;
+
+/// Channels, about, of the heads that a piece of the first pass takes.
+const GROUP: usize = 128;
+
+/// The attention of every token, `y = o` of the module's equations.
+///
+/// `qk` is `[batch, tokens, 2 channels]`, q before k, before φ; `v` and `y` are `[batch, tokens, channels]`.
+///
+/// # Panics
+/// If a length does not fit, or the width is no multiple of 4 and of the heads.
+pub fn forward(isa: Isa, qk: &[f32], v: &[f32], shape: Attention, rotations: &Rotations, y: &mut [f32]) {
+    shape.check_maps(qk, v);
+    assert_eq!(y.len(), v.len(), "linear attention: length of y");
+    if y.is_empty() {
+        return;
+    }
+    let Attention { batch, tokens, channels, .. } = shape;
+    rotations.check(tokens, channels);
+    let pass = Pass { isa, qk, v, shape, rotations, state: channels * shape.head_dim() + channels };
+    scratch::floats(batch * pass.state, |states| {
+        pass.keys(states);
+        let states = &*states;
+        let image = tokens * channels;
+        // A few strips at a time.
+        let piece = 4 * isa.level().strip();
+        y.par_chunks_mut(image).enumerate().for_each(|(index, y)| {
+            let state = &states[index * pass.state..][..pass.state];
+            y.par_chunks_mut(piece * channels).enumerate().for_each(|(part, y)| {
+                pass.queries(index, part * piece, state, y);
+            });
+        });
+    });
+}
+
+struct Pass<'a> {
+    isa: Isa,
+    qk: &'a [f32],
+    v: &'a [f32],
+    shape: Attention,
+    rotations: &'a Rotations,
+    /// Floats of a state: S of every head, `[heads, head_dim, head_dim]`, then m, `[channels]`.
+    state: usize,
+}
+
+impl Pass<'_> {
+    /// Writes the states of all images.
+    fn keys(&self, states: &mut [f32]) {
+        let Attention { batch, tokens, channels, .. } = self.shape;
+        let d = self.shape.head_dim();
+        let tokens_of_piece = tokens.div_ceil(PIECES).max(2 * TOKENS);
+        // A group begins at a pair of channels.
+        let group = if d.is_multiple_of(2) { (GROUP / d).max(1) * d } else { channels };
+        let (pieces, groups) = (tokens.div_ceil(tokens_of_piece), channels.div_ceil(group));
+        let size = group * d + group;
+        scratch::floats(batch * pieces * groups * size, |partials| {
+            partials.par_chunks_mut(size).enumerate().for_each(|(index, partial)| {
+                let (image, piece, g) = (index / groups / pieces, index / groups % pieces, index % groups);
+                let some = piece * tokens_of_piece..tokens.min((piece + 1) * tokens_of_piece);
+                self.add_keys(image, some, g * group..channels.min((g + 1) * group), partial);
+            });
+            let images = states.chunks_exact_mut(self.state).zip(partials.chunks_exact(pieces * groups * size));
+            for (state, partials) in images {
+                let (products, means) = state.split_at_mut(channels * d);
+                for (g, (products, means)) in
+                    products.chunks_mut(group * d).zip(means.chunks_mut(group)).enumerate()
+                {
+                    let parts = partials.chunks_exact(size).skip(g).step_by(groups).map(|part| part.split_at(group * d));
+                    let share = 1.0 / tokens as f32;
+                    total(parts.clone().map(|(products, _)| products), share, products);
+                    total(parts.map(|(_, sums)| sums), share, means);
+                }
+            }
+        });
+    }
+
+    /// Writes S and m of some channels, summed over some tokens of an image, to `partial`.
+    fn add_keys(&self, image: usize, tokens: Range<usize>, channels: Range<usize>, partial: &mut [f32]) {
+        let Attention { tokens: all, channels: width, .. } = self.shape;
+        let (d, group) = (self.shape.head_dim(), channels.len());
+        let group_size = partial.len() / (d + 1);
+        let (products, sums) = partial.split_at_mut(group_size * d);
+        let sums = &mut sums[..group];
+        sums.fill(0.0);
+        scratch::floats(TOKENS * group, |keys| {
+            for begin in tokens.clone().step_by(TOKENS) {
+                let count = TOKENS.min(tokens.end - begin);
+                let first = image * all + begin;
+                let keys = &mut keys[..count * group];
+                for (token, key) in keys.chunks_exact_mut(group).enumerate() {
+                    let at = (first + token) * 2 * width + width + channels.start;
+                    key.copy_from_slice(&self.qk[at..][..group]);
+                }
+                let rotations = self.rotations;
+                self.isa.run(Keys { rotations, token: begin, first: channels.start, keys: &mut *keys, sums: &mut *sums });
+                let start = if begin == tokens.start { Start::Zero } else { Start::Result };
+                let heads = products.chunks_exact_mut(d * d).take(group / d).enumerate();
+                for (head, products) in heads {
+                    let v = &self.v[first * width + channels.start + head * d..];
+                    let packed;
+                    let right = if d.is_multiple_of(2 * LANES) {
+                        Right::Rows { x: v, stride: width, depth: count, columns: d }
+                    } else {
+                        packed = PackedMatrix::from_strided_rows(v, count, d, width);
+                        Right::Packed(&packed)
+                    };
+                    for (index, y) in products.chunks_mut(8 * d).enumerate() {
+                        self.isa.run(Product {
+                            left: Left::Columns { x: &keys[head * d + index * 8..], stride: group },
+                            rows: y.len() / d,
+                            right,
+                            panels: 0..d.div_ceil(2 * LANES),
+                            start,
+                            activation: Activation::None,
+                            residual: None,
+                            target: Target::Rows { y, stride: d },
+                        });
+                    }
+                }
+            }
+        });
+    }
+
+    /// The attention of the tokens of `y`, of which `first` is the first of the image.
+    fn queries(&self, image: usize, first: usize, state: &[f32], y: &mut [f32]) {
+        let Attention { tokens, channels, heads, .. } = self.shape;
+        let (d, height) = (self.shape.head_dim(), self.isa.level().strip());
+        let (products, mean) = state.split_at(channels * d);
+        let qk = &self.qk[image * tokens * 2 * channels..];
+        scratch::lanes(channels + heads, |lanes| {
+            let (queries, scale) = lanes.split_at_mut(channels);
+            for (index, y) in y.chunks_mut(height * channels).enumerate() {
+                let (token, count) = (first + index * height, y.len() / channels);
+                let rows = Rows::Plain { x: qk, stride: 2 * channels };
+                strip::fill(self.isa, rows, (token, count), channels, queries);
+                let rotations = self.rotations;
+                self.isa.run(Queries { rotations, token, count, mean, queries: &mut *queries, scale: &mut *scale });
+                for (head, products) in products.chunks_exact(d * d).enumerate() {
+                    let packed;
+                    let right = if d.is_multiple_of(2 * LANES) {
+                        Right::Rows { x: products, stride: d, depth: d, columns: d }
+                    } else {
+                        packed = PackedMatrix::from_rows(products, d, d);
+                        Right::Packed(&packed)
+                    };
+                    self.isa.run(Product {
+                        left: Left::Strips(&queries[head * d..(head + 1) * d]),
+                        rows: count,
+                        right,
+                        panels: 0..d.div_ceil(2 * LANES),
+                        start: Start::Zero,
+                        activation: Activation::None,
+                        residual: None,
+                        target: Target::Rows { y: &mut y[head * d..], stride: channels },
+                    });
+                }
+            }
+        });
+    }
+}
+
+/// `y = share · Σ parts`, added in their order.
+fn total<'a>(parts: impl Iterator<Item = &'a [f32]>, share: f32, y: &mut [f32]) {
+    y.fill(0.0);
+    for part in parts {
+        y.iter_mut().zip(part).for_each(|(y, part)| *y += part);
+    }
+    y.iter_mut().for_each(|y| *y *= share);
+}
+
+/// φ of the keys of some tokens, added to `sums`, then turned.
+struct Keys<'a> {
+    rotations: &'a Rotations,
+    /// The first token within the image.
+    token: usize,
+    /// The first channel.
+    first: usize,
+    /// `[tokens, channels of the group]`
+    keys: &'a mut [f32],
+    /// `[channels of the group]`
+    sums: &'a mut [f32],
+}
+
+impl Kernel for Keys<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        for key in &mut *self.keys {
+            *key = elu_plus_one::<A>(*key);
+        }
+        for (token, key) in self.keys.chunks_exact_mut(self.sums.len()).enumerate() {
+            self.rotations.turn_key::<A>(self.token + token, self.first, key, self.sums);
+        }
+    }
+}
+
+/// φ of the transposed queries of a strip, turned and divided by their normalisers.
+struct Queries<'a> {
+    rotations: &'a Rotations,
+    /// The first token within the image.
+    token: usize,
+    count: usize,
+    /// m, `[channels]`.
+    mean: &'a [f32],
+    /// `[channels]` lanes.
+    queries: &'a mut [Lane],
+    /// Lanes for 1 / (q̂ᵀ m + ε), `[heads]`.
+    scale: &'a mut [Lane],
+}
+
+impl Kernel for Queries<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let Queries { rotations, token, count, mean, queries, scale } = self;
+        for query in lane::floats_mut(queries) {
+            *query = elu_plus_one::<A>(*query);
+        }
+        let d = queries.len() / scale.len();
+        for ((queries, mean), scale) in queries.chunks_exact(d).zip(mean.chunks_exact(d)).zip(&mut *scale) {
+            let mut sums = [A::splat(0.0); 4];
+            for (index, (query, &mean)) in queries.iter().zip(mean).enumerate() {
+                sums[index % 4] = A::mul_add_each(A::load(&query.0), A::splat(mean), sums[index % 4]);
+            }
+            let sum = A::add(A::add(sums[0], sums[1]), A::add(sums[2], sums[3]));
+            A::store(A::add(sum, A::splat(NORMALISER_EPSILON)), &mut scale.0);
+            for scale in &mut scale.0 {
+                *scale = 1.0 / *scale;
+            }
+        }
+        rotations.turn_queries::<A>(token, count, queries, scale);
+    }
+}
