@@ -89,7 +89,7 @@ def torch_peer(options: argparse.Namespace, compiled: bool) -> tuple[Pass, str]:
             run()
         except Exception as error:
             raise Skipped(f"torch.compile failed: {str(error).splitlines()[0]}") from error
-    return run, f"PyTorch {torch.__version__}"
+    return run, torch.__version__
 
 
 def onnxruntime_peer(options: argparse.Namespace) -> tuple[Pass, str]:
@@ -100,7 +100,7 @@ def onnxruntime_peer(options: argparse.Namespace) -> tuple[Pass, str]:
     settings.intra_op_num_threads = options.threads
     session = onnxruntime.InferenceSession(str(options.onnx), settings, providers=["CPUExecutionProvider"])
     given = {session.get_inputs()[0].name: np.load(options.input)}
-    return lambda: session.run(None, given)[0], f"ONNX Runtime {onnxruntime.__version__}"
+    return lambda: session.run(None, given)[0], onnxruntime.__version__
 
 
 def openvino_peer(options: argparse.Namespace, precision: str) -> tuple[Pass, str]:
@@ -123,7 +123,7 @@ def openvino_peer(options: argparse.Namespace, precision: str) -> tuple[Pass, st
         request.infer()
         return request.get_output_tensor(0).data
 
-    return run, f"OpenVINO {openvino.__version__.split('-')[0]}"
+    return run, openvino.__version__.split("-")[0]
 
 
 PEERS = {

@@ -77,7 +77,7 @@ fn run() -> Result<()> {
         }
     }
     if is_serving {
-        println!("{}", serde_json::json!({ "version": format!("{} {}", runtime.name, runtime.version) }));
+        println!("{}", serde_json::json!({ "version": runtime.version }));
         for request in std::io::stdin().lines() {
             println!("{}", serde_json::json!(timed(&mut pass, &request?)?));
         }

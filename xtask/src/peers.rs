@@ -158,7 +158,8 @@ pub(crate) fn peers(root: &Path, options: &Options) -> Result<()> {
         }
         .interpreter(root)?,
     };
-    let programs = Programs::build(root, true)?;
+    let cases = options.cases();
+    let programs = Programs::build(root, cases.iter().any(|case| case.with_peers))?;
     let folder = target(root).join("peers-run");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
@@ -166,7 +167,6 @@ pub(crate) fn peers(root: &Path, options: &Options) -> Result<()> {
     fs::create_dir_all(&folder)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let setup = Setup { root, programs, python, folder, threads, rounds: options.rounds.unwrap_or(ROUNDS) };
-    let cases = options.cases();
     let mut measured: Vec<Measured> = Vec::new();
     for case in cases.iter().filter(|case| case.with_peers) {
         measured.push(Field::enter(&setup, case)?.race(&setup)?);
@@ -210,17 +210,17 @@ fn report(setup: &Setup, measured: &[Measured], one_image: &[OneImage]) -> Resul
         "1",
     ]))?)?;
     let text = |key: &str| machine[key].as_str().unwrap_or("unknown").to_string();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut report = format!(
-        "Commit {commit}{note}; {}, {}; {} threads; {} rounds in turns, medians of rounds; `cargo xtask {}`.\n\n",
+        "Commit {commit}{note}; {}, {}; {} threads; {} rounds in turns, {ALONE_ROUNDS} above 1024 pixels; medians of rounds; \
+         `{}`.\n",
         text("processor"),
         text("isa"),
         setup.threads,
         setup.rounds,
-        arguments.join(" "),
+        command(std::env::args().skip(1)),
     );
     if !measured.is_empty() {
-        report += &table::overview(measured);
+        report += &format!("\n{}", table::overview(measured));
         for case in measured {
             report += &format!("\n{}", case.table());
         }
@@ -233,6 +233,20 @@ fn report(setup: &Setup, measured: &[Measured], one_image: &[OneImage]) -> Resul
     }
     ensure!(!report.contains("NaN"), "a time is missing:\n{report}");
     Ok(report)
+}
+
+/// What was typed, without where the interpreter is.
+fn command(arguments: impl Iterator<Item = String>) -> String {
+    let mut shown = String::from("cargo xtask");
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        if argument == "--python" {
+            arguments.next();
+        } else {
+            shown += &format!(" {argument}");
+        }
+    }
+    shown
 }
 
 fn name(model: &str, side: usize) -> String {
@@ -254,6 +268,12 @@ mod tests {
         assert_eq!(sides("--quick"), [224, 224]);
         assert_eq!(sides("--models mila-t --sizes 512,4096"), [512, 4096]);
         assert_eq!(sides("--models mila-s,mila-b --rounds 3"), [224, 224]);
+    }
+
+    #[test]
+    fn the_command_names_no_place_of_the_machine() {
+        let arguments = ["peers", "--python", "bin/python", "--quick"].map(String::from);
+        assert_eq!(command(arguments.into_iter()), "cargo xtask peers --quick");
     }
 
     #[test]

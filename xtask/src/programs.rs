@@ -21,27 +21,32 @@ pub(crate) struct Programs {
 impl Programs {
     /// Builds them; `with_peers` takes minutes the first time.
     pub(crate) fn build(root: &Path, with_peers: bool) -> Result<Self> {
-        cargo(root, &["build", "--release", "--package", "mila", "--no-default-features"])?;
-        cargo(root, &["build", "--release", "--package", "mila-graph", "--example", "formula_weights"])?;
-        if with_peers {
-            cargo(root, &["build", "--release", "--locked", "--manifest-path", "peers/Cargo.toml"])?;
-        }
-        let program =
-            |folder: &str, name: &str| target(&root.join(folder)).join("release").join(format!("{name}{EXE_SUFFIX}"));
-        Ok(Self {
-            mila: program("", "mila"),
-            weights: program("", "examples/formula_weights"),
-            peers: with_peers.then(|| program("peers", "mila-peers")),
-        })
+        let binary = ["build", "--release", "--package", "mila", "--no-default-features"];
+        let example = ["build", "--release", "--package", "mila-graph", "--example", "formula_weights"];
+        run(cargo(&binary).current_dir(root))?;
+        run(cargo(&example).current_dir(root))?;
+        let built = target(root).join("release");
+        let program = |folder: &Path, name: &str| folder.join(format!("{name}{EXE_SUFFIX}"));
+        let peers = if with_peers {
+            // Two workspaces in one target folder would rebuild what they share in turns.
+            let folder = target(root).join("peers");
+            let mut build = cargo(&["build", "--release", "--locked", "--manifest-path", "peers/Cargo.toml"]);
+            run(build.current_dir(root).arg("--target-dir").arg(&folder))?;
+            Some(program(&folder.join("release"), "mila-peers"))
+        } else {
+            None
+        };
+        Ok(Self { mila: program(&built, "mila"), weights: program(&built.join("examples"), "formula_weights"), peers })
     }
 }
 
-/// The target folder of a workspace.
-pub(crate) fn target(workspace: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
+/// The workspace's target folder.
+pub(crate) fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
 
-fn cargo(root: &Path, arguments: &[&str]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    run(Command::new(cargo).current_dir(root).args(arguments))
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments);
+    command
 }

@@ -7,6 +7,10 @@ use mila_ops::Dims;
 /// Free pieces that a pool keeps. A pass has fewer maps alive at once; pieces that a smaller size left behind go first.
 const PIECES: usize = 24;
 
+/// Floats from which on a piece is large (192 MB): it is used for maps of about its size only, and given back to the system
+/// when a larger or a far smaller one is needed. A 4096-pixel image would else hold twice the memory that it needs.
+const LARGE: usize = 48 << 20;
+
 /// What a pool does with memory that is used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recycling {
@@ -17,48 +21,48 @@ pub enum Recycling {
     Poisoned,
 }
 
+/// Memory that maps share; it goes back to the pool with its counter, so that neither is allocated again.
+type Piece = Arc<Vec<f32>>;
+
 /// Memory of maps that are gone, for those to come.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    free: Mutex<Vec<Vec<f32>>>,
+    free: Mutex<Vec<Piece>>,
     recycling: Recycling,
 }
 
 impl Pool {
     pub(crate) fn new(recycling: Recycling) -> Self {
-        Self { free: Mutex::default(), recycling }
+        Self { free: Mutex::new(Vec::with_capacity(PIECES + 1)), recycling }
     }
 
     /// A map whose values are arbitrary: the smallest free piece that is large enough, else a new one.
     pub(crate) fn map(self: &Arc<Self>, dims: Dims) -> Map {
         let volume = dims.volume();
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitting = free.iter().enumerate().filter(|(_, piece)| piece.len() >= volume);
-        let found = fitting.min_by_key(|(_, piece)| piece.len()).map(|(index, _)| index);
-        let mut values = found.map_or_else(Vec::new, |index| free.swap_remove(index));
-        drop(free);
-        if values.len() < volume {
-            values = vec![0.0; volume];
-        }
-        if self.recycling == Recycling::Poisoned {
+        let mut piece = self.taken(volume).unwrap_or_else(|| Arc::new(vec![0.0; volume]));
+        if self.recycling == Recycling::Poisoned
+            && let Some(values) = Arc::get_mut(&mut piece)
+        {
             values.fill(f32::NAN);
         }
-        Map { dims, buffer: Arc::new(Buffer { values, pool: Arc::clone(self) }) }
+        Map { dims, piece: Some(piece), pool: Arc::clone(self) }
     }
-}
 
-/// A piece of memory that goes back to its pool.
-#[derive(Debug)]
-struct Buffer {
-    values: Vec<f32>,
-    pool: Arc<Pool>,
-}
+    /// The smallest free piece of at least `volume` floats, unless it is far too large.
+    fn taken(&self, volume: usize) -> Option<Piece> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |piece: &Piece| piece.len() >= volume && (piece.len() < LARGE || piece.len() / 5 * 4 <= volume);
+        let fitting = free.iter().enumerate().filter(|(_, piece)| fits(piece));
+        let found = fitting.min_by_key(|(_, piece)| piece.len()).map(|(index, _)| index);
+        if found.is_none() && volume >= LARGE / 8 {
+            free.retain(|piece| piece.len() < LARGE);
+        }
+        found.map(|index| free.swap_remove(index))
+    }
 
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let values = std::mem::take(&mut self.values);
-        let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.push(values);
+    fn give_back(&self, piece: Piece) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.push(piece);
         if free.len() > PIECES {
             let smallest = free.iter().enumerate().min_by_key(|(_, piece)| piece.len()).map(|(index, _)| index);
             smallest.map(|index| free.swap_remove(index));
@@ -70,7 +74,9 @@ impl Drop for Buffer {
 #[derive(Clone, Debug)]
 pub struct Map {
     dims: Dims,
-    buffer: Arc<Buffer>,
+    /// There until the map is dropped.
+    piece: Option<Piece>,
+    pool: Arc<Pool>,
 }
 
 impl Map {
@@ -81,13 +87,23 @@ impl Map {
 
     /// Values.
     pub fn values(&self) -> &[f32] {
-        &self.buffer.values[..self.dims.volume()]
+        self.piece.as_ref().map_or(&[], |piece| &piece[..self.dims.volume()])
     }
 
     /// The values for writing, if nothing else shares them.
     pub(crate) fn unique(&mut self) -> Option<&mut [f32]> {
         let volume = self.dims.volume();
-        Arc::get_mut(&mut self.buffer).map(|buffer| &mut buffer.values[..volume])
+        Arc::get_mut(self.piece.as_mut()?).map(|values| &mut values[..volume])
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        if let Some(mut piece) = self.piece.take()
+            && Arc::get_mut(&mut piece).is_some()
+        {
+            self.pool.give_back(piece);
+        }
     }
 }
 
@@ -108,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_memory_is_not_written() {
+    fn shared_memory_is_not_written_and_comes_back_with_the_last_map() {
         let pool = Arc::new(Pool::new(Recycling::Poisoned));
         let mut map = pool.map(Dims::new(1, 1, 1, 4));
         assert!(map.unique().is_some_and(|values| values.iter().all(|v| v.is_nan())));
@@ -116,5 +132,24 @@ mod tests {
         assert!(map.unique().is_none());
         drop(clone);
         assert!(map.unique().is_some());
+        assert_eq!(pool.free.lock().map(|free| free.len()).ok(), Some(0));
+        drop(map);
+        assert_eq!(pool.free.lock().map(|free| free.len()).ok(), Some(1));
+    }
+
+    #[test]
+    fn large_pieces_are_not_wasted_on_small_maps_and_go_when_another_size_comes() {
+        let pool = Arc::new(Pool::default());
+        drop(pool.map(Dims::new(1, 1, 2, LARGE)));
+        drop(pool.map(Dims::new(1, 1, 1, 100)));
+        let lengths = |pool: &Pool| {
+            let free = pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lengths: Vec<usize> = free.iter().map(|piece| piece.len()).collect();
+            lengths.sort_unstable();
+            lengths
+        };
+        assert_eq!(lengths(&pool), [100, 2 * LARGE]);
+        drop(pool.map(Dims::new(1, 1, 1, LARGE)));
+        assert_eq!(lengths(&pool), [100, LARGE]);
     }
 }

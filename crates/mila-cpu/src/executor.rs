@@ -7,7 +7,7 @@ use mila_kernels::linear_attention::{self, Attention, Rotations};
 use mila_kernels::{Epilogue, Isa, activation, bottleneck, conv, depthwise, elementwise, layer_norm, linear, mlp, pool};
 use mila_ops::reference::Array;
 use mila_ops::{
-    Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, GatedInput, LinearWanted, Mlp, NormWanted, Numeric, Onto,
+    Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, FusedBottleneck, GatedInput, LinearWanted, Mlp, NormWanted, Numeric, Onto,
     Residual, Result, Source, Tap, Wanted, Window, composed, rope2d, shape,
 };
 
@@ -395,14 +395,41 @@ impl Executor for Cpu {
         };
         let dims = x.dims().with_channels(p.fc2.weight.columns());
         let mlp = mila_kernels::Mlp {
-            norm: p.norm.kernel(),
             fc1: &p.fc1.weight,
             bias: p.fc1.bias.as_deref(),
             activation: kernel_activation(p.activation),
             fc2: &p.fc2.weight,
             epilogue: epilogue(dims, p.fc2.bias.as_deref(), Activation::None, Some(residual))?,
         };
-        self.operator("mlp", dims, |y| mlp::forward(self.isa, x.values(), mlp, y))
+        self.operator("mlp", dims, |y| mlp::forward(self.isa, x.values(), p.norm.kernel(), mlp, y))
+    }
+
+    fn fused_bottleneck(&self, x: &Map, p: &FusedBottleneck<Self>, tap: &mut dyn Tap<Self>) -> Result<Map> {
+        let [Kernel::Full(expand), Kernel::Pointwise(project)] = [&p.expand.kernel, &p.project.kernel] else {
+            return composed::fused_bottleneck(self, x, p, tap);
+        };
+        if tap.wants(&p.names[0]) {
+            return composed::fused_bottleneck(self, x, p, tap);
+        }
+        shape::channels("convolution", p.expand.inputs, x.dims().channels)?;
+        shape::channels("convolution", p.project.inputs, p.expand.outputs)?;
+        let fitted = self.fitted(x, p.expand.window);
+        let x = fitted.as_ref().unwrap_or(x);
+        let (input, window) = (x.dims(), p.expand.window);
+        let (height, width) = (window.output(input.height), window.output(input.width));
+        let dims = Dims::new(input.batch, height, width, p.project.outputs);
+        let layers = mila_kernels::Mlp {
+            fc1: expand,
+            bias: p.expand.bias.as_deref(),
+            activation: kernel_activation(p.activation),
+            fc2: project,
+            epilogue: epilogue(dims, p.project.bias.as_deref(), Activation::None, None)?,
+        };
+        let (isa, extent, window) = (self.isa, extent(input), kernel_window(window));
+        let y = self.operator("fused bottleneck", dims, |y| {
+            mlp::forward_windows(isa, x.values(), extent, window, layers, y);
+        })?;
+        tap.pass(&p.names[1], y)
     }
 
     fn bottleneck(&self, x: &Map, p: &Bottleneck<Self>, tap: &mut dyn Tap<Self>) -> Result<Map> {

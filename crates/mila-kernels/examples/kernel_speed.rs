@@ -144,8 +144,8 @@ fn mlps(bench: &Bench) {
         let fc1 = PackedMatrix::from_columns(&numbers(hidden * channels), hidden, channels);
         let fc2 = PackedMatrix::from_columns(&numbers(hidden * channels), channels, hidden);
         let mut y = vec![0.0; rows * channels];
+        let norm = Norm { weight: &weight, bias: &bias, eps: 1e-5 };
         let mlp = Mlp {
-            norm: Norm { weight: &weight, bias: &bias, eps: 1e-5 },
             fc1: &fc1,
             bias: None,
             activation: Activation::Gelu,
@@ -153,7 +153,9 @@ fn mlps(bench: &Bench) {
             epilogue: Epilogue { residual: Some(&x), ..Epilogue::default() },
         };
         let shape = format!("{rows} x {channels} -> {hidden}");
-        bench.line("mlp gelu", &shape, Work::Flops(4 * rows * channels * hidden), || mlp::forward(bench.isa, &x, mlp, &mut y));
+        bench.line("mlp gelu", &shape, Work::Flops(4 * rows * channels * hidden), || {
+            mlp::forward(bench.isa, &x, norm, mlp, &mut y);
+        });
     }
 }
 

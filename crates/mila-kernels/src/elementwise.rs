@@ -28,8 +28,10 @@ pub fn multiply(isa: Isa, a: &[f32], b: &[f32], y: &mut [f32]) {
 /// If the lengths differ.
 pub fn add_assign(isa: Isa, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "add: lengths of x and y");
-    let pieces = x.chunks(threads::PIECE).zip(y.chunks_mut(threads::PIECE));
-    threads::each(pieces, |_, (x, y)| isa.run(Update { x, y, f: |y: f32, x: f32| y + x }));
+    threads::chunks(y, threads::PIECE, |index, y| {
+        let x = &x[index * threads::PIECE..][..y.len()];
+        isa.run(Update { x, y, f: |y: f32, x: f32| y + x });
+    });
 }
 
 /// `y[r][c] = x[r][c] · scale[c]` for `x` and `y` `[rows, channels]`: layer scale.
@@ -38,7 +40,8 @@ pub fn add_assign(isa: Isa, x: &[f32], y: &mut [f32]) {
 /// If a length does not fit.
 pub fn scale_channels(isa: Isa, x: &[f32], scale: &[f32], y: &mut [f32]) {
     let size = check_rows(x, scale, y.len());
-    threads::each(x.chunks(size).zip(y.chunks_mut(size)), |_, (x, y)| {
+    threads::chunks(y, size, |index, y| {
+        let x = &x[index * size..][..y.len()];
         for (x, y) in x.chunks_exact(scale.len()).zip(y.chunks_exact_mut(scale.len())) {
             isa.run(Combine { a: x, b: scale, y, f: |x, scale| x * scale });
         }

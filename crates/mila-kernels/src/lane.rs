@@ -5,7 +5,7 @@ use crate::arithmetic::LANES;
 /// Sixteen floats, aligned so that a load never straddles two cache lines.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(crate) struct Lane(pub(crate) [f32; LANES]);
+pub struct Lane(pub(crate) [f32; LANES]);
 
 impl Lane {
     pub(crate) const ZERO: Lane = Lane([0.0; LANES]);

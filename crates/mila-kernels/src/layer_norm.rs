@@ -16,7 +16,10 @@ pub fn forward(isa: Isa, x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f
     let channels = check(x, weight, y.len());
     assert_eq!(bias.map_or(channels, <[f32]>::len), channels, "layer norm: length of the bias");
     let size = (threads::piece_rows(channels) * channels).max(1);
-    threads::each(x.chunks(size).zip(y.chunks_mut(size)), |_, (x, y)| isa.run(Forward { x, weight, bias, eps, y }));
+    threads::chunks(y, size, |index, y| {
+        let x = &x[index * size..][..y.len()];
+        isa.run(Forward { x, weight, bias, eps, y });
+    });
 }
 
 /// Where [`backward`] writes its results.

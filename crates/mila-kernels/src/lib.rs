@@ -2,8 +2,8 @@
 //!
 //! Maps are `[batch, height, width, channels]` and token sequences `[batch, tokens, channels]`, row-major. Every kernel
 //! takes the instruction set that it runs on as an [`Isa`], writes its result over whatever the output held, and spreads
-//! large work over rayon's current pool in pieces that depend on the shape alone: a result has the same bits on any number
-//! of threads.
+//! large work over rayon's current pool, in pieces that do not change the order of any sum: a result has the same bits on any
+//! number of threads. Memory that a forward pass needs is kept by each thread for the next one.
 //!
 //! A slice whose length does not fit is a programming error and panics; callers check shapes. Empty operands are fine.
 //!

@@ -1,4 +1,5 @@
-//! Two layers with an activation between them: y = activation(norm(x) W₁ + b₁) W₂ + b₂ + residual.
+//! Two layers with an activation between them: y = activation(norm(x) W₁ + b₁) W₂ + b₂ + residual, or with the windows of a map
+//! in place of norm(x): a convolution and a 1x1 one.
 //!
 //! The hidden layer, four times as wide as the input in most models, never leaves the second-level cache: for a few strips of
 //! rows at a time it is computed, already transposed, into the strips that the second layer reads.
@@ -14,14 +15,14 @@ use crate::{
     matrix::PackedMatrix,
     product::{Left, Product, Right, Start, Target},
     scratch,
+    shape::{Map, Window},
     strip::{Norm, Rows},
+    windows::Windows,
 };
 
 /// The layers and what lies between them.
 #[derive(Clone, Copy, Debug)]
 pub struct Mlp<'a> {
-    /// Applied to every row first.
-    pub norm: Norm<'a>,
     /// `[inputs, hidden]`
     pub fc1: &'a PackedMatrix,
     /// `[hidden]`
@@ -34,30 +35,58 @@ pub struct Mlp<'a> {
     pub epilogue: Epilogue<'a>,
 }
 
-/// Computes `y`, `[rows, outputs]`, from `x`, `[rows, inputs]`.
+/// Computes `y`, `[rows, outputs]`, from `x`, `[rows, inputs]`, normalised.
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn forward(isa: Isa, x: &[f32], mlp: Mlp<'_>, y: &mut [f32]) {
-    let (inputs, hidden, outputs) = (mlp.fc1.depth(), mlp.fc1.columns(), mlp.fc2.columns());
-    assert_eq!(mlp.fc2.depth(), hidden, "mlp: inputs of the second layer");
-    assert_eq!(mlp.fc2.format(), mlp.fc1.format(), "mlp: format of the second layer");
-    mlp.norm.check(inputs);
-    if x.is_empty() || y.is_empty() {
-        return assert!(x.is_empty() && y.is_empty(), "mlp: x or y is empty");
+pub fn forward(isa: Isa, x: &[f32], norm: Norm<'_>, mlp: Mlp<'_>, y: &mut [f32]) {
+    let inputs = mlp.fc1.depth();
+    norm.check(inputs);
+    assert_eq!(x.len(), mlp.check("mlp", y.len()) * inputs, "mlp: length of x");
+    run(isa, Rows::Normed { x, norm }, mlp, y);
+}
+
+/// Computes `y`, `window.map(shape, outputs)`, from the windows of `x`, `shape`; the first layer's weight is that of a
+/// [convolution](crate::conv::pack_weight).
+///
+/// # Panics
+/// If a length does not fit or the window has no pixel.
+pub fn forward_windows(isa: Isa, x: &[f32], shape: Map, window: Window, mlp: Mlp<'_>, y: &mut [f32]) {
+    window.check();
+    mlp.check("conv", y.len());
+    assert_eq!(x.len(), shape.len(), "conv: x is {shape:?}");
+    assert_eq!(mlp.fc1.depth(), window.taps() * shape.channels, "conv: depth of the weight");
+    assert_eq!(y.len(), window.map(shape, mlp.fc2.columns()).len(), "conv: length of y");
+    run(isa, Rows::Windows(Windows { x, shape, window }), mlp, y);
+}
+
+impl Mlp<'_> {
+    /// Checks what does not depend on the input; returns the rows of a `y` of `len` floats.
+    fn check(&self, kernel: &str, len: usize) -> usize {
+        let outputs = self.fc2.columns();
+        assert_eq!(self.fc2.depth(), self.fc1.columns(), "{kernel}: inputs of the second layer");
+        assert_eq!(self.fc2.format(), self.fc1.format(), "{kernel}: format of the second layer");
+        assert!(outputs > 0 && len.is_multiple_of(outputs), "{kernel}: y is rows of {outputs} outputs");
+        self.epilogue.check(kernel, outputs, len);
+        len / outputs
     }
-    let rows = x.len() / inputs;
-    assert_eq!((x.len(), y.len()), (rows * inputs, rows * outputs), "mlp: lengths of x and y");
-    mlp.epilogue.check("mlp", outputs, y.len());
-    match linear::piece(mlp.fc1.format().strip(isa), rows, hidden, inputs) {
+}
+
+fn run(isa: Isa, input: Rows<'_>, mlp: Mlp<'_>, y: &mut [f32]) {
+    let (hidden, outputs) = (mlp.fc1.columns(), mlp.fc2.columns());
+    if y.is_empty() {
+        return;
+    }
+    let rows = y.len() / outputs;
+    match linear::piece(mlp.fc1.format().strip(isa), rows, hidden, mlp.fc1.depth()) {
         Some(height) => {
             let pieces = y.par_chunks_mut(height * outputs);
-            pieces.enumerate().for_each(|(index, y)| piece(isa, x, mlp, index * height, y));
+            pieces.enumerate().for_each(|(index, y)| piece(isa, input, mlp, index * height, y));
         }
         // Few rows: a thread had better read its own part of the weights.
         None => scratch::floats(rows * hidden, |middle| {
             let epilogue = Epilogue { bias: mlp.bias, activation: mlp.activation, residual: None };
-            Layer::new(x, mlp.fc1, epilogue, middle).run(isa, Rows::Normed { x, norm: mlp.norm });
+            Layer::checked("mlp", mlp.fc1, epilogue, middle).run(isa, input);
             let middle = &*middle;
             Layer::new(middle, mlp.fc2, mlp.epilogue, y).run(isa, Rows::Plain { x: middle, stride: hidden });
         }),
@@ -65,7 +94,7 @@ pub fn forward(isa: Isa, x: &[f32], mlp: Mlp<'_>, y: &mut [f32]) {
 }
 
 /// The rows of `y`, of which `first` is the first, on the caller's thread.
-fn piece(isa: Isa, x: &[f32], mlp: Mlp<'_>, first: usize, y: &mut [f32]) {
+fn piece(isa: Isa, input: Rows<'_>, mlp: Mlp<'_>, first: usize, y: &mut [f32]) {
     /// Bytes of strips, in and between the layers, that stay in the second-level cache while the weights pass by.
     const STRIPS: usize = 768 << 10;
     let (inputs, hidden, outputs) = (mlp.fc1.depth(), mlp.fc1.columns(), mlp.fc2.columns());
@@ -78,7 +107,7 @@ fn piece(isa: Isa, x: &[f32], mlp: Mlp<'_>, first: usize, y: &mut [f32]) {
             let rows = (group * height).min(count - begin);
             let strips = rows.div_ceil(height);
             let (left, middle) = (&mut left_strips[..strips * left], &mut middle_strips[..strips * middle]);
-            format.fill(isa, Rows::Normed { x, norm: mlp.norm }, (first + begin, rows), inputs, left);
+            format.fill(isa, input, (first + begin, rows), inputs, left);
             let hidden = Product {
                 left: Left::Strips(left),
                 rows,
@@ -109,7 +138,7 @@ fn piece(isa: Isa, x: &[f32], mlp: Mlp<'_>, first: usize, y: &mut [f32]) {
 mod tests {
     use super::*;
     use crate::{
-        layer_norm,
+        conv, layer_norm,
         testing::{assert_close, everywhere, numbers, unwritten, wide},
     };
 
@@ -135,7 +164,6 @@ mod tests {
             linear::forward(isa, &middle, &fc2, epilogue, &mut wanted);
 
             let mlp = Mlp {
-                norm,
                 fc1: &fc1,
                 bias: Some(&bias_1),
                 activation: Activation::Gelu,
@@ -145,11 +173,41 @@ mod tests {
             everywhere(
                 |isa| {
                     let mut y = unwritten(rows * outputs);
-                    forward(isa, &x, mlp, &mut y);
+                    forward(isa, &x, norm, mlp, &mut y);
                     vec![y]
                 },
                 |isa, y| assert_close(format!("{isa} {rows}x{inputs}x{hidden}"), &y[0], &wide(&wanted), 2e-6),
             );
         }
+    }
+
+    #[test]
+    fn windows_are_the_composition_too() {
+        let shape = Map { batch: 2, height: 15, width: 9, channels: 8 };
+        let window = Window { kernel: 3, stride: 2, padding: 1 };
+        let (hidden, outputs) = (40, 24);
+        let (x, bias) = (numbers(1, shape.len()), numbers(2, hidden));
+        let fc1 = conv::pack_weight(&numbers(3, hidden * 8 * 9), 8, hidden, 3);
+        let fc2 = PackedMatrix::from_columns(&numbers(4, outputs * hidden), outputs, hidden);
+        let rows = window.map(shape, 1).len();
+        let (mut middle, mut wanted) = (unwritten(rows * hidden), unwritten(rows * outputs));
+        let relu = Epilogue { bias: Some(&bias), activation: Activation::Relu, residual: None };
+        conv::forward(Isa::detect(), &x, shape, window, &fc1, relu, &mut middle);
+        linear::forward(Isa::detect(), &middle, &fc2, Epilogue::default(), &mut wanted);
+        let layers = Mlp {
+            fc1: &fc1,
+            bias: Some(&bias),
+            activation: Activation::Relu,
+            fc2: &fc2,
+            epilogue: Epilogue::default(),
+        };
+        everywhere(
+            |isa| {
+                let mut y = unwritten(rows * outputs);
+                forward_windows(isa, &x, shape, window, layers, &mut y);
+                vec![y]
+            },
+            |isa, y| assert_close(isa, &y[0], &wide(&wanted), 2e-6),
+        );
     }
 }

@@ -5,6 +5,9 @@ use crate::threads;
 /// Tokens whose sum one piece makes.
 const CHUNK: usize = 64;
 
+/// Channels whose totals are kept at a time.
+const BLOCK: usize = 64;
+
 /// `y[b][c]` = the mean over n of `x[b][n][c]`, for `x` `[batch, tokens, channels]` and `y` `[batch, channels]`.
 ///
 /// The mean of no token is 0.
@@ -17,16 +20,19 @@ pub fn mean_tokens(x: &[f32], (batch, tokens, channels): (usize, usize, usize), 
     if x.is_empty() {
         return y.fill(0.0);
     }
-    threads::each(x.chunks_exact(tokens * channels).zip(y.chunks_exact_mut(channels)), |_, (x, y)| {
-        let mut total = vec![0.0; channels];
-        for x in x.chunks(CHUNK * channels) {
-            y.fill(0.0);
-            for x in x.chunks_exact(channels) {
-                y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+    threads::chunks(y, channels, |image, y| {
+        let x = &x[image * tokens * channels..][..tokens * channels];
+        for (block, y) in y.chunks_mut(BLOCK).enumerate() {
+            let mut totals = [0.0_f64; BLOCK];
+            for x in x.chunks(CHUNK * channels) {
+                y.fill(0.0);
+                for x in x.chunks_exact(channels) {
+                    y.iter_mut().zip(&x[block * BLOCK..]).for_each(|(y, x)| *y += x);
+                }
+                totals.iter_mut().zip(&*y).for_each(|(total, &y)| *total += f64::from(y));
             }
-            total.iter_mut().zip(&*y).for_each(|(total, &y)| *total += f64::from(y));
+            y.iter_mut().zip(totals).for_each(|(y, total)| *y = (total / tokens as f64) as f32);
         }
-        y.iter_mut().zip(total).for_each(|(y, total)| *y = (total / tokens as f64) as f32);
     });
 }
 

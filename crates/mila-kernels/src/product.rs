@@ -102,8 +102,7 @@ pub(crate) struct Product<'a> {
     pub(crate) activation: Activation,
     /// Rows as long as those of `right`, of all columns.
     pub(crate) residual: Option<&'a [f32]>,
-    /// A product that starts with the result, or goes into strips, has no activation after a residual to speak of: the first has
-    /// no activation, the second no residual.
+    /// Strips get no residual; what starts with the result has no activation.
     pub(crate) target: Target<'a>,
 }
 

@@ -99,7 +99,7 @@ macro_rules! tile {
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tile;
 
-/// [`multiply`] on AVX-512 for 14 or 7 rows of two lanes; others are few and done plainly.
+/// [`multiply`] on AVX-512 for 14, 8 or 7 rows of two lanes; others are few and done plainly.
 ///
 /// # Safety
 /// The processor has AVX-512 F.
@@ -114,10 +114,10 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
 ) {
     left.check(R, depth);
     right.check(L * LANES, depth);
-    // SAFETY, for both: the caller vouches for the instructions. `depth` steps of 14 or 7 floats of the left-hand side are
-    // read, which `check` has seen to be there; as many panels, whole, since the lane is 0; the two
-    // lanes of the start are read and the tile is written, R by two lanes. No memory is touched beside.
     match (R, L, depth > 0) {
+        // SAFETY: the caller vouches for the instructions. `check` has seen that 14 floats of the left-hand side and 32 of the
+        // right-hand side are there for each of `depth` steps; the two lanes of the start are read and the tile is written, 14
+        // by two lanes. Prefetching reads nothing.
         (14, 2, true) => unsafe {
             tile!(
                 "vmovups", "vfmadd231ps", ["64"], "zmm28", "zmm29", "zmm30",
@@ -137,6 +137,9 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
             );
         },
         // Without a row to spare: 8 divides the width of a head.
+        // SAFETY: the caller vouches for the instructions. `check` has seen that 8 floats of the left-hand side and 32 of the
+        // right-hand side are there for each of `depth` steps; the two lanes of the start are read and the tile is written, 8
+        // by two lanes. Prefetching reads nothing.
         (8, 2, true) => unsafe {
             tile!(
                 "vmovups", "vfmadd231ps", ["64"], "zmm28", "zmm29", "zmm30",
@@ -152,6 +155,9 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
                 ]
             );
         },
+        // SAFETY: the caller vouches for the instructions. `check` has seen that 7 floats of the left-hand side and 32 of the
+        // right-hand side are there for each of `depth` steps; the two lanes of the start are read and the tile is written, 7
+        // by two lanes. Prefetching reads nothing.
         (7, 2, true) => unsafe {
             tile!(
                 "vmovups", "vfmadd231ps", ["64"], "zmm28", "zmm29", "zmm30",
@@ -187,10 +193,9 @@ pub(crate) unsafe fn multiply_avx2<A: Arithmetic, const R: usize, const L: usize
     left.check(R, depth);
     right.check(L * LANES, depth);
     match (R, L, depth > 0) {
-        // SAFETY: the caller vouches for the instructions. `depth` steps of 6 floats of the left-hand side are read, which
-        // `check` has seen to be there; one of the two lanes of as many panels; the start is
-        // read, a lane, and the tile written, six lanes. No
-        // memory is touched beside.
+        // SAFETY: the caller vouches for the instructions. `check` has seen that 6 floats of the left-hand side and 16 of the
+        // right-hand side are there for each of `depth` steps; the lane of the start is read and the tile is written, six
+        // lanes. Prefetching reads nothing.
         (6, 1, true) => unsafe {
             tile!(
                 "vmovups", "vfmadd231ps", ["32"], "ymm12", "ymm13", "ymm14",

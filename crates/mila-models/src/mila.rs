@@ -8,8 +8,8 @@
 //! says what happens at the lower and right border.
 
 use mila_ops::{
-    Activation, Bottleneck, Builder, Convolution, DropPath, Error, Executor, GatedInput, LAYER_NORM_EPS, Mlp, Residual,
-    Result, Tap,
+    Activation, Bottleneck, Builder, Convolution, DropPath, Error, Executor, FusedBottleneck, GatedInput, LAYER_NORM_EPS,
+    Mlp, Residual, Result, Tap,
 };
 
 use crate::model::{Model, Output, Task, drop_path_rates};
@@ -147,8 +147,10 @@ impl<E: Executor> Block<E> {
         let (gate, inner) = e.gated_input(&x, &self.input, tap)?;
         let gate = tap.pass(&self.names.act_proj, gate)?;
         let inner = tap.pass(&self.names.in_proj, inner)?;
-        let inner = tap.pass(&self.names.dwc, e.conv(&inner, &self.dwc, Activation::Silu)?)?;
-        let mixed = self.attention(e, inner, tap)?;
+        let value = tap.pass(&self.names.dwc, e.conv(&inner, &self.dwc, Activation::Silu)?)?;
+        // Maps of a large image are hundreds of megabytes: none lives longer than it is needed.
+        drop(inner);
+        let mixed = self.attention(e, value, tap)?;
         let add = Residual { drop_path: self.drop_attention, ..Residual::onto(x) };
         let x = tap.pass(&self.names.out_proj, e.gated_output(mixed, &gate, &self.out_proj, add)?)?;
 
@@ -162,6 +164,7 @@ impl<E: Executor> Block<E> {
     fn attention(&self, e: &E, v: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
         let qk = tap.pass(&self.names.qk, e.linear(&v, &self.qk, Activation::None)?)?;
         let global = e.linear_attention(&qk, &v, self.heads)?;
+        drop(qk);
         let mixed = e.conv_residual(v, &self.lepe, Residual::onto(global))?;
         tap.pass(&self.names.attention, mixed)
     }
@@ -193,7 +196,7 @@ impl<E: Executor> Named<E> {
 struct Stem<E: Executor> {
     conv1: Named<E>,
     conv2: [Named<E>; 2],
-    conv3: [Named<E>; 2],
+    conv3: FusedBottleneck<E>,
 }
 
 impl<E: Executor> Stem<E> {
@@ -201,22 +204,20 @@ impl<E: Executor> Stem<E> {
         let half = c.channels / 2;
         let same = Convolution::new(half, half, 3);
         let widen = Convolution::new(half, RATIO * c.channels, 3).stride(c.stem_stride / 2);
-        Ok(Self {
-            conv1: Named::normed(b, "conv1", Convolution::new(3, half, 3).stride(2))?,
-            conv2: [Named::normed(b, "conv2.0", same)?, Named::normed(b, "conv2.1", same)?],
-            conv3: [
-                Named::normed(b, "conv3.0", widen)?,
-                Named::normed(b, "conv3.1", Convolution::new(RATIO * c.channels, c.channels, 1))?,
-            ],
-        })
+        let conv1 = Named::normed(b, "conv1", Convolution::new(3, half, 3).stride(2))?;
+        let conv2 = [Named::normed(b, "conv2.0", same)?, Named::normed(b, "conv2.1", same)?];
+        let expand = Named::normed(b, "conv3.0", widen)?;
+        let project = Named::normed(b, "conv3.1", Convolution::new(RATIO * c.channels, c.channels, 1))?;
+        let names = [expand.name, project.name];
+        let conv3 = FusedBottleneck { names, expand: expand.conv, project: project.conv, activation: Activation::Relu };
+        Ok(Self { conv1, conv2, conv3 })
     }
 
     fn forward(&self, e: &E, image: &E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
         let x = self.conv1.forward(e, image, Activation::Relu, tap)?;
         let y = self.conv2[0].forward(e, &x, Activation::Relu, tap)?;
         let x = tap.pass(&self.conv2[1].name, e.conv_residual(y, &self.conv2[1].conv, Residual::onto(x))?)?;
-        let x = self.conv3[0].forward(e, &x, Activation::Relu, tap)?;
-        self.conv3[1].forward(e, &x, Activation::None, tap)
+        e.fused_bottleneck(&x, &self.conv3, tap)
     }
 }
 

@@ -3,7 +3,7 @@
 //! These are the default bodies of [`Executor`]'s composite methods, and free functions because an executor that
 //! overrides one comes back to it when it declines: for a tap on what lives inside, or an unusual option.
 
-use crate::{Activation, Bottleneck, Executor, GatedInput, Mlp, Onto, Residual, Result, Tap};
+use crate::{Activation, Bottleneck, Executor, FusedBottleneck, GatedInput, Mlp, Onto, Residual, Result, Tap};
 
 /// Convolution, batch norm if the convolution has one, activation.
 ///
@@ -72,6 +72,21 @@ pub fn bottleneck<E: Executor>(e: &E, x: &E::Map, p: &Bottleneck<E>, tap: &mut d
     let [expand, spatial, project] = &p.names;
     let hidden = tap.pass(expand, e.conv(x, &p.expand, p.activation)?)?;
     let hidden = tap.pass(spatial, e.conv(&hidden, &p.spatial, p.activation)?)?;
+    tap.pass(project, e.conv(&hidden, &p.project, Activation::None)?)
+}
+
+/// `project(activation(expand(x)))`.
+///
+/// # Errors
+/// Those of the operators and of the tap.
+pub fn fused_bottleneck<E: Executor>(
+    e: &E,
+    x: &E::Map,
+    p: &FusedBottleneck<E>,
+    tap: &mut dyn Tap<E>,
+) -> Result<E::Map> {
+    let [expand, project] = &p.names;
+    let hidden = tap.pass(expand, e.conv(x, &p.expand, p.activation)?)?;
     tap.pass(project, e.conv(&hidden, &p.project, Activation::None)?)
 }
 

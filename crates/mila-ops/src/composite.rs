@@ -94,3 +94,15 @@ pub struct Bottleneck<E: Executor> {
     /// Follows the first two.
     pub activation: Activation,
 }
+
+/// `project(activation(expand(x)))`: an inverted bottleneck whose first convolution is a full one, with the stride.
+pub struct FusedBottleneck<E: Executor> {
+    /// Tap names of what the two convolutions give, activated.
+    pub names: [String; 2],
+    /// To the hidden channels.
+    pub expand: E::Conv,
+    /// 1x1, to the outputs.
+    pub project: E::Conv,
+    /// Follows the first.
+    pub activation: Activation,
+}

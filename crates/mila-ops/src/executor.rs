@@ -1,7 +1,7 @@
 //! The operator algebra.
 
 use crate::{
-    Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, GatedInput, LinearWanted, Mlp, NormWanted, Residual, Result,
+    Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, FusedBottleneck, GatedInput, LinearWanted, Mlp, NormWanted, Residual, Result,
     Source, Tap, Wanted, composed,
 };
 
@@ -173,5 +173,12 @@ pub trait Executor: Sized {
     /// Those of the operators.
     fn bottleneck(&self, x: &Self::Map, p: &Bottleneck<Self>, tap: &mut dyn Tap<Self>) -> Result<Self::Map> {
         composed::bottleneck(self, x, p, tap)
+    }
+    /// The two convolutions of a fused inverted bottleneck.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn fused_bottleneck(&self, x: &Self::Map, p: &FusedBottleneck<Self>, tap: &mut dyn Tap<Self>) -> Result<Self::Map> {
+        composed::fused_bottleneck(self, x, p, tap)
     }
 }

@@ -1,7 +1,7 @@
 //! Every composite that an executor overrides against its composed body on the same executor.
 
 use mila_ops::{
-    Activation, Bottleneck, Builder, Convolution, Dims, GatedInput, Init, LAYER_NORM_EPS, Mlp, NoTap, Numeric, Onto, Residual,
+    Activation, Bottleneck, Builder, Convolution, Dims, FusedBottleneck, GatedInput, Init, LAYER_NORM_EPS, Mlp, NoTap, Numeric, Onto, Residual,
     composed,
 };
 
@@ -41,6 +41,12 @@ fn check<E: Numeric + 'static>(make: Factory<E>, dims: Dims, tolerance: Toleranc
         project: b.conv("conv.2", Convolution::new(4 * channels, 12, 1)).expect("a convolution"),
         activation: Activation::Relu,
     };
+    let fused_bottleneck = FusedBottleneck {
+        names: ["conv3.0", "conv3.1"].map(Into::into),
+        expand: b.conv("conv3.0", Convolution::new(channels, 40, 3).stride(2)).expect("a convolution"),
+        project: b.conv("conv3.1", Convolution::new(40, 12, 1)).expect("a convolution"),
+        activation: Activation::Relu,
+    };
     let gamma = b.parameter("gamma", &[channels], Init::Ones).expect("a layer scale");
 
     let e = e.evaluating();
@@ -74,6 +80,8 @@ fn check<E: Numeric + 'static>(make: Factory<E>, dims: Dims, tolerance: Toleranc
     }
     let fused = e.bottleneck(&x, &bottleneck, &mut NoTap);
     same("bottleneck", fused, composed::bottleneck(&e, &x, &bottleneck, &mut NoTap));
+    let fused = e.fused_bottleneck(&x, &fused_bottleneck, &mut NoTap);
+    same("fused bottleneck", fused, composed::fused_bottleneck(&e, &x, &fused_bottleneck, &mut NoTap));
     let fused = e.gated_input(&x, &input, &mut NoTap).expect("gated input");
     let parts = composed::gated_input(&e, &x, &input, &mut NoTap).expect("gated input");
     same("gate", Ok(fused.0), Ok(parts.0));

@@ -30,6 +30,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
         "batch",
         "threads",
         "precision",
+        "unit",
         "isa",
         "processor",
         "iterations",
@@ -48,6 +49,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
     assert_eq!(value["size"], serde_json::json!([24, 40]));
     assert_eq!([&value["batch"], &value["threads"], &value["iterations"]], [3, 1, 2]);
     assert_eq!([&value["precision"], &value["isa"]], ["f32", "portable"]);
+    assert!(value["unit"].is_null(), "{value}");
     assert!(number(&value, "copy_gb_s") > 0.0 && number(&value, "roof_gflops") > 0.0, "{value}");
     if cfg!(target_os = "linux") {
         assert!(number(&value, "peak_rss_mb") > 1.0, "{value}");

@@ -25,13 +25,14 @@ pub(crate) struct Served {
     // Gone once the process is to end.
     requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
-    /// Name and version.
-    pub(crate) name: String,
+    who: &'static str,
+    /// Of the runtime.
+    pub(crate) version: String,
 }
 
 impl Served {
     /// Starts one, and waits until it has written its values. `Err` in the result is why it cannot run here.
-    pub(crate) fn start(command: &mut Command) -> Result<Result<Self, String>> {
+    pub(crate) fn start(who: &'static str, command: &mut Command) -> Result<Result<Self, String>> {
         let shown = format!("{command:?}");
         let mut child = command
             .stdin(Stdio::piped())
@@ -40,23 +41,23 @@ impl Served {
             .with_context(|| format!("starting {shown}"))?;
         let answers = BufReader::new(child.stdout.take().context("no stdout")?);
         let requests = child.stdin.take();
-        let mut served = Self { child, requests, answers, name: String::new() };
-        let ready = served.answer().with_context(|| format!("{shown} does not run the model"))?;
+        let mut served = Self { child, requests, answers, who, version: String::new() };
+        let ready = served.answer().with_context(|| format!("{who} does not run the model: {shown}"))?;
         if let Some(why) = ready["skipped"].as_str() {
             return Ok(Err(why.into()));
         }
-        served.name = ready["version"].as_str().context("expected a version")?.into();
+        served.version = ready["version"].as_str().context("expected a version")?.into();
         Ok(Ok(served))
     }
 
     /// The median milliseconds of some passes.
     pub(crate) fn time(&mut self, passes: usize) -> Result<f64> {
         let requests = self.requests.as_mut().context("the process was ended")?;
-        writeln!(requests, "{WARM_UP} {passes}").with_context(|| format!("{} has ended", self.name))?;
+        writeln!(requests, "{WARM_UP} {passes}").with_context(|| format!("{} has ended", self.who))?;
         requests.flush()?;
-        let answer = self.answer().with_context(|| self.name.clone())?;
+        let answer = self.answer().with_context(|| self.who)?;
         let times: Vec<f64> = serde_json::from_value(answer).context("expected milliseconds")?;
-        ensure!(times.len() == passes, "{}: expected {passes} times, found {}", self.name, times.len());
+        ensure!(times.len() == passes, "{}: expected {passes} times, found {}", self.who, times.len());
         Ok(median(&times))
     }
 

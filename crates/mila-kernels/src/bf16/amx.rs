@@ -180,12 +180,14 @@ impl Tile for Amx {
         let blocks = panel.len() / LANES;
         assert!(blocks > 0 && panel.len() == blocks * LANES, "a panel has blocks of sixteen pairs in depth");
         assert!(strip.len() >= blocks * ROWS && tile.len() >= ROWS, "a strip and a tile have 32 rows");
-        // SAFETY, for both: `self` is the proof of AMX and of the layout of its registers, full ones. For each block, which is
+        // Of both cases: `self` is the proof of AMX and of the layout of its registers, full ones. For each block, which is
         // 2048 bytes of the strip and of the panel, 16 lanes at the start of it, or twice as many, and 16 rows of the panel
         // are read; the two lanes of the start are read, and 16 or 32 rows of the tile are written. All of that is there, as
         // has just been seen. No memory is touched beside.
         match rows {
+            // SAFETY: as above.
             ..=16 => unsafe { amx!(strip, panel, start, tile, [], [], []) },
+            // SAFETY: as above.
             _ => unsafe {
                 amx!(
                     strip,

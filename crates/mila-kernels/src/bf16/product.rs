@@ -49,28 +49,22 @@ impl Kernel for Bf16Product<'_> {
 impl Bf16Product<'_> {
     #[inline(always)]
     fn panels<A: Arithmetic, T: Tile>(mut self, tiles: &T) {
-        let Product { left, rows, right, ref panels, start, activation, .. } = self.product;
+        let Product { left, rows, right, start, activation, .. } = self.product;
         let (Left::Strips(strips), Right::Packed(right)) = (left, right) else {
             unreachable!("operands in bf16 are strips and a packed matrix")
         };
         let lanes = right.format().lanes(right.depth());
         let mut tile = [[Lane::ZERO; 2]; PANEL];
-        for panel in panels.clone() {
-            let first = panel * PANEL;
-            let mut start_lanes = [Lane::ZERO; 2];
-            if let Start::Bias(bias) = start {
-                for (lane, bias) in start_lanes.iter_mut().zip(bias[first..].chunks(LANES)) {
-                    lane.set(bias);
-                }
-            }
+        for panel in self.product.panels.clone() {
+            let start = first_lanes(start, panel * PANEL);
             let steps = right.panel(panel);
             for row in (0..rows).step_by(T::ROWS) {
                 let count = T::ROWS.min(rows - row);
                 match steps.is_empty() {
-                    true => tile.fill(start_lanes),
+                    true => tile.fill(start),
                     false => {
                         let strip = &strips[row / T::ROWS * lanes..][..lanes];
-                        tiles.multiply(strip, steps, &start_lanes, count, &mut tile);
+                        tiles.multiply(strip, steps, &start, count, &mut tile);
                     }
                 }
                 let tile = &mut tile[..count];
@@ -117,4 +111,16 @@ impl Bf16Product<'_> {
             }
         }
     }
+}
+
+/// The start of the 32 columns from `first` on.
+#[inline(always)]
+fn first_lanes(start: Start<'_>, first: usize) -> [Lane; 2] {
+    let mut lanes = [Lane::ZERO; 2];
+    if let Start::Bias(bias) = start {
+        for (lane, bias) in lanes.iter_mut().zip(bias[first..].chunks(LANES)) {
+            lane.set(bias);
+        }
+    }
+    lanes
 }

@@ -11,17 +11,11 @@ use crate::{
     lane::Lane,
     scratch,
     strip::{Norm, Rows},
-    windows::Windows,
+    windows::{Position, Windows},
 };
 
 /// Fills the strips of `count` rows from `first` on. What is missing, rows and depth, is zero.
-pub(crate) fn fill(
-    unit: Bf16Unit,
-    rows: Rows<'_>,
-    (first, count): (usize, usize),
-    depth: usize,
-    strips: &mut [Lane],
-) {
+pub(crate) fn fill(unit: Bf16Unit, rows: Rows<'_>, (first, count): (usize, usize), depth: usize, strips: &mut [Lane]) {
     let (height, lanes) = (unit.strip(), unit.lanes());
     scratch::floats(depth, |window| {
         for (index, strip) in strips.chunks_exact_mut((lanes * depth.div_ceil(BLOCK)).max(1)).enumerate() {
@@ -73,8 +67,12 @@ impl Kernel for Fill<'_> {
                 for begin in (0..count).step_by(LANES) {
                     let positions = windows.positions(first + begin);
                     for (row, position) in positions.iter().enumerate().take(count - begin) {
-                        lay_out::<A>(windows, *position, window);
-                        narrow::<A>(strip, (lanes, begin + row), Plain(window));
+                        if windows.shape.channels.is_multiple_of(BLOCK) {
+                            narrow_pixels::<A>(windows, *position, strip, (lanes, begin + row));
+                        } else {
+                            lay_out::<A>(windows, *position, window);
+                            narrow::<A>(strip, (lanes, begin + row), Plain(window));
+                        }
                     }
                 }
             }
@@ -166,9 +164,31 @@ pub(crate) fn transpose<A: Arithmetic>(lanes: &mut [Lane; LANES]) {
     }
 }
 
+/// [`narrow`] for the window at `position`, straight from the map, of which a pixel is whole blocks.
+#[inline(always)]
+fn narrow_pixels<A: Arithmetic>(
+    windows: Windows<'_>,
+    position: Position,
+    strip: &mut [Lane],
+    (lanes, at): (usize, usize),
+) {
+    for (ky, strip) in strip.chunks_exact_mut(windows.line() / BLOCK * lanes).enumerate() {
+        let overlap = windows.overlap(position, ky);
+        let x = &windows.x[overlap.at..][..overlap.len];
+        let (blocks, _) = x.as_chunks::<BLOCK>();
+        let skip = overlap.skip / BLOCK;
+        for (block, lanes) in strip.chunks_exact_mut(lanes).enumerate() {
+            match blocks.get(block.wrapping_sub(skip)) {
+                Some(x) => A::store(A::narrow(part::<A>(x, 0), part::<A>(x, LANES)), &mut lanes[at].0),
+                None => lanes[at] = Lane::ZERO,
+            }
+        }
+    }
+}
+
 /// The window at `position`, between zeros where it leaves the map.
 #[inline(always)]
-fn lay_out<A: Arithmetic>(windows: Windows<'_>, position: crate::windows::Position, window: &mut [f32]) {
+fn lay_out<A: Arithmetic>(windows: Windows<'_>, position: Position, window: &mut [f32]) {
     for (ky, row) in window.chunks_exact_mut(windows.line()).enumerate() {
         let overlap = windows.overlap(position, ky);
         let x = &windows.x[overlap.at..][..overlap.len];

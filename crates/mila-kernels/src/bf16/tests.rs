@@ -242,7 +242,6 @@ fn the_mlp_is_its_composition() {
                 let fc1 = PackedMatrix::from_columns(&weights[0], hidden, inputs).into_bf16(unit);
                 let fc2 = PackedMatrix::from_columns(&weights[1], outputs, hidden).into_bf16(unit);
                 let layers = Mlp {
-                    norm: Norm { weight: &scale, bias: &shift, eps: 1e-5 },
                     fc1: &fc1,
                     bias: Some(&bias_1),
                     activation: Activation::Relu,
@@ -250,7 +249,7 @@ fn the_mlp_is_its_composition() {
                     epilogue: Epilogue { bias: Some(&bias_2), activation: Activation::None, residual: Some(&residual) },
                 };
                 let mut y = unwritten(rows * outputs);
-                mlp::forward(Isa::detect(), &x, layers, &mut y);
+                mlp::forward(Isa::detect(), &x, Norm { weight: &scale, bias: &shift, eps: 1e-5 }, layers, &mut y);
                 y
             },
             |unit, y| assert_close(format!("{unit} {rows}x{inputs}x{hidden}"), &y, &wanted, NEIGHBOURS),

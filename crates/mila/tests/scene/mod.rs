@@ -43,6 +43,7 @@ impl Scene {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mila"));
         command.current_dir(self.root()).args(arguments).env_remove("MILA_THREADS").env_remove("MILA_ISA");
+        command.env_remove("MILA_PRECISION");
         command
     }
 
