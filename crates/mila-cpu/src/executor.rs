@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mila_kernels::linear_attention::{self, Attention, Rotations};
-use mila_kernels::{Epilogue, Isa, activation, bottleneck, conv, depthwise, elementwise, layer_norm, linear, mlp, pool};
+use mila_kernels::{
+    Epilogue, Isa, activation, bottleneck, conv, depthwise, elementwise, layer_norm, linear, mlp, pool,
+};
 use mila_ops::reference::Array;
 use mila_ops::{
-    Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, FusedBottleneck, GatedInput, LinearWanted, Mlp, NormWanted, Numeric, Onto,
-    Residual, Result, Source, Tap, Wanted, Window, composed, rope2d, shape,
+    Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, FusedBottleneck, GatedInput,
+    LinearWanted, Mlp, NormWanted, Numeric, Onto, Residual, Result, Source, Tap, Wanted, Window, composed, rope2d,
+    shape,
 };
 
 use crate::buffer::{Map, Pool, Recycling};
@@ -44,7 +47,13 @@ impl Cpu {
 
     /// With a rule for recycled memory; tests poison it.
     pub fn with_recycling(isa: Isa, recycling: Recycling) -> Self {
-        Self { isa, precision: Precision::F32, pool: Arc::new(Pool::new(recycling)), observer: None, rotations: RwLock::default() }
+        Self {
+            isa,
+            precision: Precision::F32,
+            pool: Arc::new(Pool::new(recycling)),
+            observer: None,
+            rotations: RwLock::default(),
+        }
     }
 
     /// With products in another precision than f32, for the models that are prepared from now on.
@@ -440,7 +449,8 @@ impl Executor for Cpu {
         };
         let input = x.dims();
         let window = p.spatial.window;
-        let fits = input.height + 2 * window.padding >= window.kernel && input.width + 2 * window.padding >= window.kernel;
+        let fits =
+            input.height + 2 * window.padding >= window.kernel && input.width + 2 * window.padding >= window.kernel;
         if !fits || composed::taps_inside_bottleneck(p, tap) {
             return composed::bottleneck(self, x, p, tap);
         }
@@ -456,7 +466,8 @@ impl Executor for Cpu {
             activation: kernel_activation(p.activation),
         };
         let dims = Dims::new(input.batch, height, width, p.project.outputs);
-        let y = self.operator("bottleneck", dims, |y| bottleneck::forward(self.isa, x.values(), extent(input), layers, y))?;
+        let y =
+            self.operator("bottleneck", dims, |y| bottleneck::forward(self.isa, x.values(), extent(input), layers, y))?;
         tap.pass(&p.names[2], y)
     }
 }

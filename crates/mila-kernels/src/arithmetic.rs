@@ -191,7 +191,7 @@ mod x86 {
     use crate::{
         isa::Level,
         lane::Lane,
-            tile::{self, Steps},
+        tile::{self, Steps},
     };
 
     /// The arithmetic of [`Level::Avx512`], also where AVX-512 BF16 is there.
@@ -262,7 +262,10 @@ mod x86 {
 
         #[inline(always)]
         fn mul_add_rows<const T: usize>(x: &[f32], stride: usize, weight: __m512, sums: &mut [__m512; T]) {
-            assert!(stride <= isize::MAX as usize / 64 && x.len() >= (T - 1) * stride + LANES, "a row ends beyond its map");
+            assert!(
+                stride <= isize::MAX as usize / 64 && x.len() >= (T - 1) * stride + LANES,
+                "a row ends beyond its map"
+            );
             for (t, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: AVX-512 F as above; row `t` ends within `x`.
                 let row = unsafe { _mm512_loadu_ps(x.as_ptr().add(t * stride)) };

@@ -177,11 +177,8 @@ mod tests {
             let isa = Isa::detect();
             let wide_shape = Map { channels: hidden, ..shape };
             let output = window.map(shape, outputs);
-            let (mut first, mut second, mut wanted) = (
-                unwritten(wide_shape.len()),
-                unwritten(window.map(shape, hidden).len()),
-                unwritten(output.len()),
-            );
+            let (mut first, mut second, mut wanted) =
+                (unwritten(wide_shape.len()), unwritten(window.map(shape, hidden).len()), unwritten(output.len()));
             let relu = |bias| Epilogue { bias: Some(bias), activation: Activation::Relu, residual: None };
             linear::forward(isa, &x, &expand, relu(&bias_1), &mut first);
             depthwise::forward(isa, &first, wide_shape, window, &spatial, relu(&bias_2), &mut second);

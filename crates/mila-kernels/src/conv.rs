@@ -138,13 +138,7 @@ fn input_gradient(isa: Isa, dy: &[f32], output: Map, window: Window, right: &Pac
 }
 
 /// `sums += dyᵀ · windows`, `[outputs, depth]`.
-fn add_weight_gradient(
-    isa: Isa,
-    windows: Windows<'_>,
-    dy: &[f32],
-    (outputs, depth): (usize, usize),
-    sums: &mut [f32],
-) {
+fn add_weight_gradient(isa: Isa, windows: Windows<'_>, dy: &[f32], (outputs, depth): (usize, usize), sums: &mut [f32]) {
     if depth == 0 {
         return;
     }

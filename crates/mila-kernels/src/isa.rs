@@ -14,9 +14,9 @@
 use std::fmt;
 
 use crate::arithmetic::{Arithmetic, Portable};
-use crate::bf16::Bf16Unit;
 #[cfg(target_arch = "x86_64")]
 use crate::arithmetic::{Avx2, Avx512};
+use crate::bf16::Bf16Unit;
 
 /// A set of instructions that kernels are compiled for, ordered from the weakest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

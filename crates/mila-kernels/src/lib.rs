@@ -53,8 +53,8 @@ mod windows;
 
 pub use activation::Activation;
 pub use awake::awake;
-pub use bottleneck::Bottleneck;
 pub use bf16::Bf16Unit;
+pub use bottleneck::Bottleneck;
 pub use epilogue::Epilogue;
 pub use isa::{Isa, Level};
 pub use linear_attention::Attention;

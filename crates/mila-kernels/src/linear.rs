@@ -177,7 +177,8 @@ fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>
 
 /// Layers of one input with their columns shared out: all strips first, then panels, whose results are put together last.
 fn by_panels(isa: Isa, rows: Rows<'_>, count: usize, layers: &mut [Layer<'_>]) {
-    let (depth, format) = layers.first().map_or((0, Format::F32), |layer| (layer.weight.depth(), layer.weight.format()));
+    let (depth, format) =
+        layers.first().map_or((0, Format::F32), |layer| (layer.weight.depth(), layer.weight.format()));
     let (height, lanes) = (format.strip(isa), format.lanes(depth));
     scratch::lanes(count.div_ceil(height) * lanes, |strips| {
         strips.par_chunks_mut(lanes.max(1)).enumerate().for_each(|(index, strip)| {
@@ -191,14 +192,7 @@ fn by_panels(isa: Isa, rows: Rows<'_>, count: usize, layers: &mut [Layer<'_>]) {
 }
 
 /// A layer of some strips, panel by panel.
-fn panels(
-    isa: Isa,
-    strips: &[Lane],
-    count: usize,
-    weight: &PackedMatrix,
-    epilogue: Epilogue<'_>,
-    y: &mut [f32],
-) {
+fn panels(isa: Isa, strips: &[Lane], count: usize, weight: &PackedMatrix, epilogue: Epilogue<'_>, y: &mut [f32]) {
     scratch::floats(weight.panels() * count * PANEL, |parts| {
         parts.par_chunks_mut(count * PANEL).enumerate().for_each(|(panel, part)| {
             let product = Product {

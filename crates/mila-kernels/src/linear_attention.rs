@@ -35,9 +35,9 @@ mod rotations;
 mod tests;
 
 pub use backward::{Gradients, backward};
+use features::Keys;
 pub use forward::forward;
 pub use rotations::Rotations;
-use features::Keys;
 
 /// ε of the normaliser.
 pub const NORMALISER_EPSILON: f32 = 1e-6;

@@ -163,13 +163,7 @@ mod tests {
             linear::forward(isa, &normed, &fc1, first, &mut middle);
             linear::forward(isa, &middle, &fc2, epilogue, &mut wanted);
 
-            let mlp = Mlp {
-                fc1: &fc1,
-                bias: Some(&bias_1),
-                activation: Activation::Gelu,
-                fc2: &fc2,
-                epilogue,
-            };
+            let mlp = Mlp { fc1: &fc1, bias: Some(&bias_1), activation: Activation::Gelu, fc2: &fc2, epilogue };
             everywhere(
                 |isa| {
                     let mut y = unwritten(rows * outputs);

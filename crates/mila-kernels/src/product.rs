@@ -32,7 +32,12 @@ pub(crate) enum Left<'a> {
 pub(crate) enum Right<'a> {
     Packed(&'a PackedMatrix),
     /// `x[depth * stride + column]` with a multiple of 32 columns, or of 16 where there is one panel.
-    Rows { x: &'a [f32], stride: usize, depth: usize, columns: usize },
+    Rows {
+        x: &'a [f32],
+        stride: usize,
+        depth: usize,
+        columns: usize,
+    },
 }
 
 impl Right<'_> {

@@ -22,12 +22,7 @@ pub(crate) fn floats<T>(len: usize, body: impl FnOnce(&mut [f32]) -> T) -> T {
     with(&FLOATS, len, 0.0, body)
 }
 
-fn with<E: Copy, T>(
-    free: &'static LocalKey<Free<E>>,
-    len: usize,
-    fresh: E,
-    body: impl FnOnce(&mut [E]) -> T,
-) -> T {
+fn with<E: Copy, T>(free: &'static LocalKey<Free<E>>, len: usize, fresh: E, body: impl FnOnce(&mut [E]) -> T) -> T {
     let mut piece = free.with_borrow_mut(Vec::pop).unwrap_or_default();
     if piece.len() < len {
         piece.resize(len, fresh);

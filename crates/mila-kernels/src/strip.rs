@@ -26,7 +26,11 @@ pub struct Norm<'a> {
 impl Norm<'_> {
     /// Panics unless the norm is one of `channels` channels.
     pub(crate) fn check(&self, channels: usize) {
-        assert_eq!((self.weight.len(), self.bias.len()), (channels, channels), "layer norm: lengths of weight and bias");
+        assert_eq!(
+            (self.weight.len(), self.bias.len()),
+            (channels, channels),
+            "layer norm: lengths of weight and bias"
+        );
     }
 }
 

@@ -120,15 +120,33 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
         // by two lanes. Prefetching reads nothing.
         (14, 2, true) => unsafe {
             tile!(
-                "vmovups", "vfmadd231ps", ["64"], "zmm28", "zmm29", "zmm30",
+                "vmovups",
+                "vfmadd231ps",
+                ["64"],
+                "zmm28",
+                "zmm29",
+                "zmm30",
                 [
-                    ("0", "0", "zmm0", "zmm1"), ("4", "128", "zmm2", "zmm3"), ("8", "256", "zmm4", "zmm5"),
-                    ("12", "384", "zmm6", "zmm7"), ("16", "512", "zmm8", "zmm9"), ("20", "640", "zmm10", "zmm11"),
-                    ("24", "768", "zmm12", "zmm13"), ("28", "896", "zmm14", "zmm15"), ("32", "1024", "zmm16", "zmm17"),
-                    ("36", "1152", "zmm18", "zmm19"), ("40", "1280", "zmm20", "zmm21"), ("44", "1408", "zmm22", "zmm23"),
-                    ("48", "1536", "zmm24", "zmm25"), ("52", "1664", "zmm26", "zmm27"),
+                    ("0", "0", "zmm0", "zmm1"),
+                    ("4", "128", "zmm2", "zmm3"),
+                    ("8", "256", "zmm4", "zmm5"),
+                    ("12", "384", "zmm6", "zmm7"),
+                    ("16", "512", "zmm8", "zmm9"),
+                    ("20", "640", "zmm10", "zmm11"),
+                    ("24", "768", "zmm12", "zmm13"),
+                    ("28", "896", "zmm14", "zmm15"),
+                    ("32", "1024", "zmm16", "zmm17"),
+                    ("36", "1152", "zmm18", "zmm19"),
+                    ("40", "1280", "zmm20", "zmm21"),
+                    ("44", "1408", "zmm22", "zmm23"),
+                    ("48", "1536", "zmm24", "zmm25"),
+                    ("52", "1664", "zmm26", "zmm27"),
                 ],
-                left, right, depth, start, tile,
+                left,
+                right,
+                depth,
+                start,
+                tile,
                 [
                     "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11",
                     "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", "zmm21", "zmm22",
@@ -142,13 +160,27 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
         // by two lanes. Prefetching reads nothing.
         (8, 2, true) => unsafe {
             tile!(
-                "vmovups", "vfmadd231ps", ["64"], "zmm28", "zmm29", "zmm30",
+                "vmovups",
+                "vfmadd231ps",
+                ["64"],
+                "zmm28",
+                "zmm29",
+                "zmm30",
                 [
-                    ("0", "0", "zmm0", "zmm1"), ("4", "128", "zmm2", "zmm3"), ("8", "256", "zmm4", "zmm5"),
-                    ("12", "384", "zmm6", "zmm7"), ("16", "512", "zmm8", "zmm9"), ("20", "640", "zmm10", "zmm11"),
-                    ("24", "768", "zmm12", "zmm13"), ("28", "896", "zmm14", "zmm15"),
+                    ("0", "0", "zmm0", "zmm1"),
+                    ("4", "128", "zmm2", "zmm3"),
+                    ("8", "256", "zmm4", "zmm5"),
+                    ("12", "384", "zmm6", "zmm7"),
+                    ("16", "512", "zmm8", "zmm9"),
+                    ("20", "640", "zmm10", "zmm11"),
+                    ("24", "768", "zmm12", "zmm13"),
+                    ("28", "896", "zmm14", "zmm15"),
                 ],
-                left, right, depth, start, tile,
+                left,
+                right,
+                depth,
+                start,
+                tile,
                 [
                     "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11",
                     "zmm12", "zmm13", "zmm14", "zmm15", "zmm28", "zmm29", "zmm30"
@@ -160,13 +192,26 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
         // by two lanes. Prefetching reads nothing.
         (7, 2, true) => unsafe {
             tile!(
-                "vmovups", "vfmadd231ps", ["64"], "zmm28", "zmm29", "zmm30",
+                "vmovups",
+                "vfmadd231ps",
+                ["64"],
+                "zmm28",
+                "zmm29",
+                "zmm30",
                 [
-                    ("0", "0", "zmm0", "zmm1"), ("4", "128", "zmm2", "zmm3"), ("8", "256", "zmm4", "zmm5"),
-                    ("12", "384", "zmm6", "zmm7"), ("16", "512", "zmm8", "zmm9"), ("20", "640", "zmm10", "zmm11"),
+                    ("0", "0", "zmm0", "zmm1"),
+                    ("4", "128", "zmm2", "zmm3"),
+                    ("8", "256", "zmm4", "zmm5"),
+                    ("12", "384", "zmm6", "zmm7"),
+                    ("16", "512", "zmm8", "zmm9"),
+                    ("20", "640", "zmm10", "zmm11"),
                     ("24", "768", "zmm12", "zmm13"),
                 ],
-                left, right, depth, start, tile,
+                left,
+                right,
+                depth,
+                start,
+                tile,
                 [
                     "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11",
                     "zmm12", "zmm13", "zmm28", "zmm29", "zmm30"
@@ -198,12 +243,25 @@ pub(crate) unsafe fn multiply_avx2<A: Arithmetic, const R: usize, const L: usize
         // lanes. Prefetching reads nothing.
         (6, 1, true) => unsafe {
             tile!(
-                "vmovups", "vfmadd231ps", ["32"], "ymm12", "ymm13", "ymm14",
+                "vmovups",
+                "vfmadd231ps",
+                ["32"],
+                "ymm12",
+                "ymm13",
+                "ymm14",
                 [
-                    ("0", "0", "ymm0", "ymm1"), ("4", "64", "ymm2", "ymm3"), ("8", "128", "ymm4", "ymm5"),
-                    ("12", "192", "ymm6", "ymm7"), ("16", "256", "ymm8", "ymm9"), ("20", "320", "ymm10", "ymm11"),
+                    ("0", "0", "ymm0", "ymm1"),
+                    ("4", "64", "ymm2", "ymm3"),
+                    ("8", "128", "ymm4", "ymm5"),
+                    ("12", "192", "ymm6", "ymm7"),
+                    ("16", "256", "ymm8", "ymm9"),
+                    ("20", "320", "ymm10", "ymm11"),
                 ],
-                left, right, depth, start, tile,
+                left,
+                right,
+                depth,
+                start,
+                tile,
                 [
                     "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11",
                     "ymm12", "ymm13", "ymm14"

@@ -8,8 +8,8 @@
 //! says what happens at the lower and right border.
 
 use mila_ops::{
-    Activation, Bottleneck, Builder, Convolution, DropPath, Error, Executor, FusedBottleneck, GatedInput, LAYER_NORM_EPS,
-    Mlp, Residual, Result, Tap,
+    Activation, Bottleneck, Builder, Convolution, DropPath, Error, Executor, FusedBottleneck, GatedInput,
+    LAYER_NORM_EPS, Mlp, Residual, Result, Tap,
 };
 
 use crate::model::{Model, Output, Task, drop_path_rates};

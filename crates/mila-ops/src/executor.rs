@@ -1,8 +1,8 @@
 //! The operator algebra.
 
 use crate::{
-    Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, FusedBottleneck, GatedInput, LinearWanted, Mlp, NormWanted, Residual, Result,
-    Source, Tap, Wanted, composed,
+    Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, FusedBottleneck, GatedInput, LinearWanted, Mlp,
+    NormWanted, Residual, Result, Source, Tap, Wanted, composed,
 };
 
 /// The eps of a layer norm that says nothing else (PyTorch's default).

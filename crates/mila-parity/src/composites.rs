@@ -1,8 +1,8 @@
 //! Every composite that an executor overrides against its composed body on the same executor.
 
 use mila_ops::{
-    Activation, Bottleneck, Builder, Convolution, Dims, FusedBottleneck, GatedInput, Init, LAYER_NORM_EPS, Mlp, NoTap, Numeric, Onto, Residual,
-    composed,
+    Activation, Bottleneck, Builder, Convolution, Dims, FusedBottleneck, GatedInput, Init, LAYER_NORM_EPS, Mlp, NoTap,
+    Numeric, Onto, Residual, composed,
 };
 
 use crate::{Factory, Formula, Tolerance, assert_close, formula_input};

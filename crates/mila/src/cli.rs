@@ -7,6 +7,7 @@ use mila::cpu::{Cpu, Isa, Level, Precision};
 use mila::model::Request;
 
 use crate::failure::Failure;
+use crate::terminal::Terminal;
 
 /// Vision backbones whose global mixing costs linear time: train, evaluate, predict, count, convert.
 #[derive(Parser)]
@@ -72,7 +73,7 @@ pub(crate) struct PrecisionArgs {
 pub(crate) enum PrecisionName {
     /// Single precision
     F32,
-    /// Rounded to eight bits; needs AVX-512 BF16, and is fast with AMX
+    /// Rounded to eight bits, where the processor has AVX-512 BF16 or AMX
     Bf16,
 }
 
@@ -86,15 +87,16 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// The fast executor.
-    pub(crate) fn cpu(&self, args: PrecisionArgs) -> Result<Cpu, Failure> {
-        let precision = match args.precision {
-            PrecisionName::F32 => Precision::F32,
-            PrecisionName::Bf16 => Precision::Bf16(self.isa.bf16().ok_or_else(|| {
-                Failure::usage(format!("--precision bf16: this processor has no unit for it beside {}", self.isa))
-            })?),
+    /// The fast executor; in f32, with a warning, where the processor cannot do better.
+    pub(crate) fn cpu(&self, args: PrecisionArgs, terminal: &Terminal) -> Cpu {
+        let unit = match args.precision {
+            PrecisionName::F32 => None,
+            PrecisionName::Bf16 => self.isa.bf16(),
         };
-        Ok(Cpu::new(self.isa).with_precision(precision))
+        if unit.is_none() && args.precision == PrecisionName::Bf16 {
+            terminal.warning(format_args!("this processor has no unit for bf16 beside {}; computing in f32", self.isa));
+        }
+        Cpu::new(self.isa).with_precision(unit.map_or(Precision::F32, Precision::Bf16))
     }
 }
 

@@ -124,7 +124,7 @@ impl Rows<'_> {
                 let top = oy * stride;
                 let line = Line {
                     x: &x.x[image * size..][..size],
-                rows: x.rows,
+                    rows: x.rows,
                     shape,
                     weights,
                     start: &start[0],

@@ -85,10 +85,9 @@ impl Pass<'_> {
             let images = states.chunks_exact_mut(self.state).zip(partials.chunks_exact(pieces * groups * size));
             for (state, partials) in images {
                 let (products, means) = state.split_at_mut(channels * d);
-                for (g, (products, means)) in
-                    products.chunks_mut(group * d).zip(means.chunks_mut(group)).enumerate()
-                {
-                    let parts = partials.chunks_exact(size).skip(g).step_by(groups).map(|part| part.split_at(group * d));
+                for (g, (products, means)) in products.chunks_mut(group * d).zip(means.chunks_mut(group)).enumerate() {
+                    let parts =
+                        partials.chunks_exact(size).skip(g).step_by(groups).map(|part| part.split_at(group * d));
                     let share = 1.0 / tokens as f32;
                     total(parts.clone().map(|(products, _)| products), share, products);
                     total(parts.map(|(_, sums)| sums), share, means);
@@ -115,7 +114,13 @@ impl Pass<'_> {
                     key.copy_from_slice(&self.qk[at..][..group]);
                 }
                 let rotations = self.rotations;
-                self.isa.run(Keys { rotations, token: begin, first: channels.start, keys: &mut *keys, sums: &mut *sums });
+                self.isa.run(Keys {
+                    rotations,
+                    token: begin,
+                    first: channels.start,
+                    keys: &mut *keys,
+                    sums: &mut *sums,
+                });
                 let start = if begin == tokens.start { Start::Zero } else { Start::Result };
                 let heads = products.chunks_exact_mut(d * d).take(group / d).enumerate();
                 for (head, products) in heads {

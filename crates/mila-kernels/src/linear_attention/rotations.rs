@@ -29,9 +29,15 @@ impl Rotations {
     /// # Panics
     /// If `channels` is no multiple of 4 or a length does not fit.
     pub fn new(rows: &[f32], columns: &[f32], channels: usize) -> Rotations {
-        assert!(channels.is_multiple_of(4) && channels > 0, "rotations: pairs in two halves, found {channels} channels");
+        assert!(
+            channels.is_multiple_of(4) && channels > 0,
+            "rotations: pairs in two halves, found {channels} channels"
+        );
         let half = channels / 2;
-        assert!(rows.len().is_multiple_of(half) && columns.len().is_multiple_of(half), "rotations: lengths of the tables");
+        assert!(
+            rows.len().is_multiple_of(half) && columns.len().is_multiple_of(half),
+            "rotations: lengths of the tables"
+        );
         let (height, width) = (rows.len() / half, columns.len() / half);
         let pairs = |table: &[f32]| table.as_chunks::<2>().0.to_vec();
         let doubled = |table: &[f32]| {

@@ -31,7 +31,7 @@ pub(crate) fn run(args: Bench, machine: &Machine, terminal: &Terminal) -> Result
     let resolved = model::resolve(&request)?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
     let sizes = sizes(&args, &resolved)?;
-    let mut cpu = machine.cpu(args.precision)?;
+    let mut cpu = machine.cpu(args.precision, terminal);
     let precision = cpu.precision();
     let model = resolved.preset.build(&mut cpu, &resolved.parameters, resolved.task)?;
     let image = image(&cpu, sizes, request.seed)?;

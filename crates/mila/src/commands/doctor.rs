@@ -18,7 +18,10 @@ pub(crate) fn run(machine: &Machine, terminal: &Terminal) -> Result<(), Failure>
         ("processor", processor()),
         ("threads", format!("{} of {cores} that this process may use", machine.threads)),
         ("kernels", format!("{} (--isa)", machine.isa)),
-        ("bf16", machine.isa.bf16().map_or("not on this processor".into(), |unit| format!("{unit} (--precision bf16)"))),
+        (
+            "bf16",
+            machine.isa.bf16().map_or("not on this processor".into(), |unit| format!("{unit} (--precision bf16)")),
+        ),
         ("temporary", writable()),
     ];
     for (name, value) in rows {

@@ -19,7 +19,7 @@ pub(crate) fn run(args: Eval, machine: &Machine, terminal: &Terminal) -> Result<
     terminal.note(scored);
     let resolved = model::resolve(&request)?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
-    let classifier = Classifier::new(&resolved, machine.cpu(args.precision)?, args.size)?;
+    let classifier = Classifier::new(&resolved, machine.cpu(args.precision, terminal), args.size)?;
     // An input size that no picture can have is the option's fault, not each picture's.
     classifier.transform().check()?;
     let names = match_classes(&mut samples, &classifier)?;

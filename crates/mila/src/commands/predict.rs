@@ -22,7 +22,7 @@ pub(crate) fn run(args: Predict, machine: &Machine, terminal: &Terminal) -> Resu
     let inputs = pictures.len() + broken.len();
     let resolved = model::resolve(&args.model.request(false))?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
-    let classifier = Classifier::new(&resolved, machine.cpu(args.precision)?, args.size)?;
+    let classifier = Classifier::new(&resolved, machine.cpu(args.precision, terminal), args.size)?;
     // An input size that no picture can have is the option's fault, not each picture's.
     classifier.transform().check()?;
     if args.format == Format::Csv {

@@ -37,7 +37,7 @@ pub(crate) fn run(args: Run, machine: &Machine, terminal: &Terminal) -> Result<(
         return Err(Failure::usage("--precision: only the executor cpu has another one than its own"));
     }
     match args.executor {
-        ExecutorName::Cpu => job.on(machine.cpu(args.precision)?),
+        ExecutorName::Cpu => job.on(machine.cpu(args.precision, terminal)),
         ExecutorName::Reference => job.on(Reference::<f64>::eval()),
         #[cfg(feature = "train")]
         ExecutorName::Burn => job.on(Burn::declare().with_form(Form::Kernels(machine.isa))),
