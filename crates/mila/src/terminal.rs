@@ -50,7 +50,6 @@ impl Terminal {
     }
 
     /// Tells of something that the user should look at.
-    #[cfg(feature = "train")]
     pub(crate) fn warning(&self, line: impl Display) {
         self.line(format_args!("{}: {line}", self.painted("33", "warning")));
     }
