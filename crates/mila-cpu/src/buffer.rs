@@ -7,8 +7,9 @@ use mila_ops::Dims;
 /// Free pieces that a pool keeps. A pass has fewer maps alive at once; pieces that a smaller size left behind go first.
 const PIECES: usize = 24;
 
-/// Floats from which on a piece is large (192 MB): it is used for maps of about its size only, and given back to the system
-/// when a larger or a far smaller one is needed. A 4096-pixel image would else hold twice the memory that it needs.
+/// Floats from which on a piece is large (192 MB). It is used for maps of about its size only and given back to the system when
+/// one of another size is needed; before a large one is made, what is not small goes too. A 4096-pixel image would else hold
+/// twice the memory that it needs.
 const LARGE: usize = 48 << 20;
 
 /// What a pool does with memory that is used again.
@@ -55,7 +56,8 @@ impl Pool {
         let fitting = free.iter().enumerate().filter(|(_, piece)| fits(piece));
         let found = fitting.min_by_key(|(_, piece)| piece.len()).map(|(index, _)| index);
         if found.is_none() && volume >= LARGE / 8 {
-            free.retain(|piece| piece.len() < LARGE);
+            let kept = if volume >= LARGE { LARGE / 64 } else { LARGE };
+            free.retain(|piece| piece.len() < kept);
         }
         found.map(|index| free.swap_remove(index))
     }

@@ -176,6 +176,9 @@ impl Cpu {
     fn padded(&self, x: &Map, height: usize, width: usize) -> Map {
         let from = x.dims();
         self.written(Dims { height, width, ..from }, |values| {
+            if x.values().is_empty() {
+                return values.fill(0.0);
+            }
             let (row, padded_row) = (from.width * from.channels, width * from.channels);
             for (image, source) in values
                 .chunks_exact_mut((height * padded_row).max(1))

@@ -35,7 +35,7 @@ pub struct Bottleneck<'a> {
 /// Computes `y`, `window.map(shape, outputs)`, from `x`, `shape`.
 ///
 /// # Panics
-/// If a length does not fit or the window has no pixel.
+/// If a length does not fit, the window has no pixel, or there is a result of no pixel or no hidden channel.
 pub fn forward(isa: Isa, x: &[f32], shape: Map, p: Bottleneck<'_>, y: &mut [f32]) {
     p.window.check();
     let (hidden, outputs) = (p.expand.0.columns(), p.project.0.columns());
@@ -47,6 +47,10 @@ pub fn forward(isa: Isa, x: &[f32], shape: Map, p: Bottleneck<'_>, y: &mut [f32]
     if y.is_empty() {
         return;
     }
+    assert!(
+        !x.is_empty() && hidden > 0,
+        "bottleneck: a result needs pixels and hidden channels, found {shape:?}, {hidden}"
+    );
     let image = shape.len() / shape.batch;
     let row = output.width * outputs;
     let threads = rayon::current_num_threads();

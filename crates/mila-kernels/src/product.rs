@@ -174,7 +174,9 @@ impl<const MOST: usize, const L: usize> Tiles<'_, '_, MOST, L> {
         while row + R <= self.product.rows && row % A::STRIP + R <= A::STRIP {
             let left = match self.product.left {
                 Left::Strips(strips) => Steps {
-                    floats: &lane::floats(&strips[row / A::STRIP * depth..][..depth])[row % A::STRIP..],
+                    floats: lane::floats(&strips[row / A::STRIP * depth..][..depth])
+                        .get(row % A::STRIP..)
+                        .unwrap_or_default(),
                     stride: LANES,
                 },
                 Left::Columns { x, stride } => Steps { floats: &x[row..], stride },

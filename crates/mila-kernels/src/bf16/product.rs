@@ -99,8 +99,12 @@ impl Bf16Product<'_> {
                 let (height, lanes) = (self.unit.strip(), self.unit.lanes());
                 let block = (row / height * right.columns().div_ceil(PANEL) + panel) * lanes;
                 let block = &mut strips[block..][..lanes];
+                // Columns that are missing in the last panel are zero, whatever infinite numbers have made of their weights.
+                let columns = right.columns() - panel * PANEL;
+                let (low_end, high_end) = (columns.min(LANES), columns.clamp(LANES, PANEL) - LANES);
                 for (to, [low, high]) in block.iter_mut().zip(tile) {
-                    A::store(A::narrow(A::load(&low.0), A::load(&high.0)), &mut to.0);
+                    let (low, high) = (A::load_part(&low.0[..low_end]), A::load_part(&high.0[..high_end]));
+                    A::store(A::narrow(low, high), &mut to.0);
                 }
                 block[tile.len()..].fill(Lane::ZERO);
                 if self.unit.transposed() {
