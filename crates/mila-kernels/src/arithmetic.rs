@@ -16,7 +16,7 @@ pub trait Arithmetic {
     /// The level itself, a constant after inlining, for the choice of tile sizes.
     const LEVEL: Level;
 
-    /// Rows of a [strip](crate::strip), a multiple of the rows of a product's tile, sixteen at most.
+    /// Rows of a strip, a multiple of the rows of a product's tile, sixteen at most.
     const STRIP: usize = Self::LEVEL.strip();
 
     /// Sixteen floats in registers.

@@ -1,7 +1,7 @@
 //! Matrix products with a packed right-hand side.
 //!
 //! A tile of the result stays in registers while the product runs down the depth. With AVX-512 it is 14 rows of a panel of
-//! 32 columns: per step it loads two lanes of the panel and broadcasts 14 floats of a [strip](crate::strip), for 28
+//! 32 columns: per step it loads two lanes of the panel and broadcasts 14 floats of a strip, for 28
 //! multiply-adds, as many as two load ports can feed. 14 rows fill the 32 registers and divide the maps of a 224-pixel image
 //! (3136, 784 and 196 tokens; 49 leaves a tile of 7). AVX2, with half the registers of half the width, takes 6 rows of 16
 //! columns.
