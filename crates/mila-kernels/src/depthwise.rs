@@ -1,6 +1,7 @@
 //! Depthwise convolution: every channel with a kernel of its own.
 //!
-//! A band of output rows is computed from a ring of `kernel` input rows, copied once each into lanes: `[lane of 16
+//! The forward pass works straight from the map. The gradients, whose input may have gaps between its pixels,
+//! come from a ring of `kernel` input rows for a band of output rows, copied once each into lanes: `[lane of 16
 //! channels, pixel]` with the padding's zeros in place. So the inner loop has no border, and reads and writes sixteen
 //! channels at a time: seven neighbouring pixels share a tap's weight. Lanes are taken in groups, so that the ring stays
 //! in the first-level cache.
