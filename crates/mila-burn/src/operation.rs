@@ -81,11 +81,11 @@ impl Call {
         };
         match &self.operation {
             &Operation::Linear { inputs, outputs } => {
-                let weight = PackedMatrix::from_columns(a, outputs, inputs);
+                let weight = PackedMatrix::from_columns(isa, a, outputs, inputs);
                 out([batch, height, width, outputs], &mut |y| linear::forward(isa, x, &weight, epilogue, y))
             }
             &Operation::Conv { inputs, outputs, window } => {
-                let weight = conv::pack_weight(a, inputs, outputs, window.kernel);
+                let weight = conv::pack_weight(isa, a, inputs, outputs, window.kernel);
                 let window = (window, kernel_window(window));
                 out(strided(window.0, outputs), &mut |y| conv::forward(isa, x, map, window.1, &weight, epilogue, y))
             }

@@ -234,11 +234,11 @@ impl Executor for Cpu {
     type Parameter = Vec<f32>;
 
     fn prepare_linear(&mut self, wanted: LinearWanted, source: &dyn Source) -> Result<Linear> {
-        Linear::load(&wanted, source, self.precision)
+        Linear::load(self.isa, &wanted, source, self.precision)
     }
 
     fn prepare_conv(&mut self, wanted: ConvWanted, source: &dyn Source) -> Result<Conv> {
-        Conv::load(&wanted, source, self.precision)
+        Conv::load(self.isa, &wanted, source, self.precision)
     }
 
     fn prepare_layer_norm(&mut self, wanted: NormWanted, source: &dyn Source) -> Result<Norm> {

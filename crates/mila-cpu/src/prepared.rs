@@ -1,6 +1,6 @@
 //! Parameters in the layouts that the kernels want.
 
-use mila_kernels::{Bf16Unit, PackedMatrix, depthwise};
+use mila_kernels::{Bf16Unit, Isa, PackedMatrix, depthwise};
 use mila_ops::{BatchNormWanted, ConvWanted, Error, LinearWanted, NormWanted, Result, Source, Wanted, Window};
 
 /// What linear maps and convolutions over all channels multiply. Sums, and everything else, are f32.
@@ -40,9 +40,9 @@ pub struct Linear {
 }
 
 impl Linear {
-    pub(crate) fn load(wanted: &LinearWanted, source: &dyn Source, precision: Precision) -> Result<Self> {
+    pub(crate) fn load(isa: Isa, wanted: &LinearWanted, source: &dyn Source, precision: Precision) -> Result<Self> {
         let (outputs, inputs) = (wanted.weight.shape[0], wanted.weight.shape[1]);
-        let weight = PackedMatrix::from_columns(&source.fetch(&wanted.weight)?.into_f32(), outputs, inputs);
+        let weight = PackedMatrix::from_columns(isa, &source.fetch(&wanted.weight)?.into_f32(), outputs, inputs);
         let weight = precision.of(weight);
         Ok(Self { weight, bias: wanted.bias.as_ref().map(|bias| fetch(source, bias)).transpose()? })
     }
@@ -70,7 +70,7 @@ pub struct Conv {
 }
 
 impl Conv {
-    pub(crate) fn load(wanted: &ConvWanted, source: &dyn Source, precision: Precision) -> Result<Self> {
+    pub(crate) fn load(isa: Isa, wanted: &ConvWanted, source: &dyn Source, precision: Precision) -> Result<Self> {
         let (inputs, outputs, window) = (wanted.inputs(), wanted.outputs(), wanted.window);
         let mut weight = fetch(source, &wanted.weight)?;
         let mut bias = wanted.bias.as_ref().map(|bias| fetch(source, bias)).transpose()?;
@@ -87,10 +87,10 @@ impl Conv {
         let taps = window.kernel * window.kernel;
         let kernel = match (wanted.groups, window) {
             (1, Window { kernel: 1, stride: 1, padding: 0 }) => {
-                Kernel::Pointwise(precision.of(PackedMatrix::from_columns(&weight, outputs, inputs)))
+                Kernel::Pointwise(precision.of(PackedMatrix::from_columns(isa, &weight, outputs, inputs)))
             }
             (1, _) => {
-                let packed = mila_kernels::conv::pack_weight(&weight, inputs, outputs, window.kernel);
+                let packed = mila_kernels::conv::pack_weight(isa, &weight, inputs, outputs, window.kernel);
                 Kernel::Full(precision.of(packed))
             }
             (groups, _) if groups == inputs && groups == outputs => {

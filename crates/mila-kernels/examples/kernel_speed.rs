@@ -88,7 +88,7 @@ fn linears(bench: &Bench) {
         let rows = side * side;
         for (inputs, outputs) in [(c, c), (c, 2 * c), (c, 4 * c), (4 * c, c)] {
             let (x, weight, bias) = (numbers(rows * inputs), numbers(inputs * outputs), numbers(outputs));
-            let packed = PackedMatrix::from_columns(&weight, outputs, inputs);
+            let packed = PackedMatrix::from_columns(bench.isa, &weight, outputs, inputs);
             let mut y = vec![0.0; rows * outputs];
             let shape = format!("{rows} x {inputs} -> {outputs}");
             let flops = 2 * rows * inputs * outputs;
@@ -141,8 +141,8 @@ fn mlps(bench: &Bench) {
     for (side, channels, _) in STAGES {
         let (rows, hidden) = (side * side, 4 * channels);
         let (x, weight, bias) = (numbers(rows * channels), numbers(channels), numbers(channels));
-        let fc1 = PackedMatrix::from_columns(&numbers(hidden * channels), hidden, channels);
-        let fc2 = PackedMatrix::from_columns(&numbers(hidden * channels), channels, hidden);
+        let fc1 = PackedMatrix::from_columns(bench.isa, &numbers(hidden * channels), hidden, channels);
+        let fc2 = PackedMatrix::from_columns(bench.isa, &numbers(hidden * channels), channels, hidden);
         let mut y = vec![0.0; rows * channels];
         let norm = Norm { weight: &weight, bias: &bias, eps: 1e-5 };
         let mlp = Mlp {
@@ -165,7 +165,7 @@ fn convolutions(bench: &Bench) {
         let shape = Map { batch: 1, height: side, width: side, channels: inputs };
         let window = Window { kernel: 3, stride, padding: 1 };
         let (x, weight, bias) = (numbers(shape.len()), numbers(9 * inputs * outputs), numbers(outputs));
-        let packed = conv::pack_weight(&weight, inputs, outputs, 3);
+        let packed = conv::pack_weight(bench.isa, &weight, inputs, outputs, 3);
         let mut y = vec![0.0; window.map(shape, outputs).len()];
         let flops = 2 * y.len() * 9 * inputs;
         let name = format!("{side}² {inputs} -> {outputs} s{stride}");

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::{
     activation::Activation,
-    depthwise,
+    cache, depthwise,
     epilogue::Epilogue,
     isa::Isa,
     linear::Layer,
@@ -114,9 +114,8 @@ impl Part<'_> {
 
     /// Output rows at a time: as many as keep the hidden rows that they see in the second-level cache, at least one.
     fn output_rows(&self, line: usize) -> usize {
-        const RING: usize = 1 << 20;
         let Window { kernel, stride, .. } = self.p.window;
-        let rows = RING / (line * size_of::<f32>());
+        let rows = cache::second_level() / 2 / (line * size_of::<f32>());
         rows.saturating_sub(kernel) / stride + 1
     }
 
@@ -167,8 +166,9 @@ mod tests {
         ];
         for (shape, window, hidden, outputs) in cases {
             let x = numbers(1, shape.len());
-            let expand = PackedMatrix::from_columns(&numbers(2, hidden * shape.channels), hidden, shape.channels);
-            let project = PackedMatrix::from_columns(&numbers(3, outputs * hidden), outputs, hidden);
+            let expand =
+                PackedMatrix::from_columns(Isa::detect(), &numbers(2, hidden * shape.channels), hidden, shape.channels);
+            let project = PackedMatrix::from_columns(Isa::detect(), &numbers(3, outputs * hidden), outputs, hidden);
             let spatial = numbers(4, window.taps() * hidden);
             let [bias_1, bias_2, bias_3] = [(5, hidden), (6, hidden), (7, outputs)].map(|(seed, n)| numbers(seed, n));
             let p = Bottleneck {

@@ -25,9 +25,9 @@ mod tests;
 ///
 /// # Panics
 /// If the length does not fit.
-pub fn pack_weight(weight: &[f32], inputs: usize, outputs: usize, kernel: usize) -> PackedMatrix {
+pub fn pack_weight(isa: Isa, weight: &[f32], inputs: usize, outputs: usize, kernel: usize) -> PackedMatrix {
     let depth = kernel * kernel * inputs;
-    PackedMatrix::from_columns(&inputs_last(weight, inputs, outputs, kernel), outputs, depth)
+    PackedMatrix::from_columns(isa, &inputs_last(weight, inputs, outputs, kernel), outputs, depth)
 }
 
 /// `[outputs, inputs, kernel²]` as `[outputs, kernel², inputs]`.
@@ -95,7 +95,7 @@ pub fn backward(isa: Isa, x: &[f32], shape: Map, window: Window, weight: &[f32],
     let weight = inputs_last(weight, inputs, outputs, window.kernel);
     if let Some(dx) = gradients.x {
         assert_eq!(dx.len(), x.len(), "conv: dx is {shape:?}");
-        let right = PackedMatrix::from_rows(&weight, outputs, depth);
+        let right = PackedMatrix::from_rows(isa, &weight, outputs, depth);
         input_gradient(isa, dy, output, window, &right, shape, dx);
     }
     if let Some(dweight) = gradients.weight {

@@ -25,6 +25,7 @@ mod awake;
 pub mod batch_norm;
 mod bf16;
 pub mod bottleneck;
+mod cache;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;

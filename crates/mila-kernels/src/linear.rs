@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::{
+    cache,
     epilogue::Epilogue,
     format::Format,
     isa::Isa,
@@ -142,16 +143,20 @@ impl<'a> Layer<'a> {
     }
 }
 
+/// Strips that are multiplied in one pass over the weights, or all, even if they are more than the cache holds: with fewer, the
+/// weights would be read from memory more slowly than they are used.
+pub(crate) const FEWEST: usize = 8;
+
 /// Layers of one input for some rows, of which `first` is the first; their `y` hold these rows, their epilogues all.
 fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>]) {
-    /// Bytes of strips that stay in the second-level cache while the panels pass by.
-    const STRIPS: usize = 512 << 10;
     let Some((weight, count)) = layers.first().and_then(|layer| Some((layer.weight, layer.rows()?))) else {
         return;
     };
     let (depth, format) = (weight.depth(), weight.format());
     let (height, lanes) = (format.strip(isa), format.lanes(depth));
-    let group = (STRIPS / (lanes.max(1) * size_of::<Lane>())).clamp(1, count.div_ceil(height).max(1));
+    // Strips stay in the second-level cache while the panels pass by.
+    let strips = count.div_ceil(height).max(1);
+    let group = (cache::second_level() / 4 / (lanes.max(1) * size_of::<Lane>())).clamp(FEWEST.min(strips), strips);
     scratch::lanes(group * lanes, |strips| {
         for begin in (0..count).step_by(group * height) {
             let rows_here = (group * height).min(count - begin);
@@ -247,7 +252,7 @@ pub fn backward(
     assert_eq!(x.len(), rows * inputs, "linear: x is {rows} rows of {inputs} inputs");
     assert_eq!(weight.len(), outputs * inputs, "linear: weight is [{outputs}, {inputs}]");
     if let Some(dx) = gradients.x {
-        forward(isa, dy, &PackedMatrix::from_rows(weight, outputs, inputs), Epilogue::default(), dx);
+        forward(isa, dy, &PackedMatrix::from_rows(isa, weight, outputs, inputs), Epilogue::default(), dx);
     }
     if let Some(dweight) = gradients.weight {
         assert_eq!(dweight.len(), outputs * inputs, "linear: dweight is [{outputs}, {inputs}]");
@@ -296,6 +301,7 @@ mod tests {
             (7, 24, 96),
             (49, 64, 60),
             (49, 1024, 128),
+            (13, 600, 70),
             (63, 32, 33),
             (60, 3, 32),
             (196, 96, 24),
@@ -306,7 +312,6 @@ mod tests {
             let (x, gate) = (numbers(1, rows * inputs), numbers(2, rows * inputs));
             let (weight, bias) = (numbers(3, outputs * inputs), numbers(4, outputs));
             let residual = numbers(5, rows * outputs);
-            let packed = PackedMatrix::from_columns(&weight, outputs, inputs);
             let plain = naive(&wide(&x), &wide(&weight), &wide(&bias), inputs);
             let gated: Vec<f64> = wide(&x).iter().zip(&gate).map(|(x, &gate)| x * f64::from(gate)).collect();
             let gated: Vec<f64> = naive(&gated, &wide(&weight), &vec![0.0; outputs], inputs)
@@ -316,6 +321,7 @@ mod tests {
                 .collect();
             everywhere(
                 |isa| {
+                    let packed = PackedMatrix::from_columns(isa, &weight, outputs, inputs);
                     let mut y = [unwritten(rows * outputs), unwritten(rows * outputs)];
                     forward(isa, &x, &packed, Epilogue { bias: Some(&bias), ..Epilogue::default() }, &mut y[0]);
                     let epilogue = Epilogue { bias: None, activation: Activation::Relu, residual: Some(&residual) };
@@ -335,14 +341,16 @@ mod tests {
         let (inputs, outputs) = (9, 37);
         let columns = numbers(1, outputs * inputs);
         let rows: Vec<f32> = (0..inputs * outputs).map(|i| columns[i % outputs * inputs + i / outputs]).collect();
-        let x = numbers(2, 5 * inputs);
-        let [a, b] =
-            [PackedMatrix::from_columns(&columns, outputs, inputs), PackedMatrix::from_rows(&rows, inputs, outputs)]
-                .map(|weight| {
-                    let mut y = unwritten(5 * outputs);
-                    forward(Isa::detect(), &x, &weight, Epilogue::default(), &mut y);
-                    y
-                });
+        let (isa, x) = (Isa::detect(), numbers(2, 5 * inputs));
+        let [a, b] = [
+            PackedMatrix::from_columns(isa, &columns, outputs, inputs),
+            PackedMatrix::from_rows(isa, &rows, inputs, outputs),
+        ]
+        .map(|weight| {
+            let mut y = unwritten(5 * outputs);
+            forward(isa, &x, &weight, Epilogue::default(), &mut y);
+            y
+        });
         assert_eq!(a, b);
     }
 

@@ -143,7 +143,7 @@ fn states(isa: Isa, operands: Operands<'_>, shape: Attention) -> Vec<State> {
         let (products, mean) = scaled.split_at(heads * d * d);
         state.mean = mean.to_vec();
         state.sums = products.to_vec();
-        state.key_values = products.chunks_exact(d * d).map(|s| PackedMatrix::from_rows(s, d, d)).collect();
+        state.key_values = products.chunks_exact(d * d).map(|s| PackedMatrix::from_rows(isa, s, d, d)).collect();
     });
     states
 }
@@ -199,7 +199,7 @@ fn add_outer_products(
     products: &mut [f32],
 ) {
     for (head, products) in products.chunks_exact_mut(d * d).enumerate() {
-        let right = PackedMatrix::from_strided_rows(&right[head * d..], count, d, strides.1);
+        let right = PackedMatrix::from_strided_rows(isa, &right[head * d..], count, d, strides.1);
         let height = isa.level().strip();
         for (index, y) in products.chunks_mut(height * d).enumerate() {
             isa.run(Product {

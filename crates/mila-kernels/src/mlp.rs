@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::{
     activation::Activation,
+    cache,
     epilogue::Epilogue,
     isa::Isa,
     lane::Lane,
@@ -95,12 +96,13 @@ fn run(isa: Isa, input: Rows<'_>, mlp: Mlp<'_>, y: &mut [f32]) {
 
 /// The rows of `y`, of which `first` is the first, on the caller's thread.
 fn piece(isa: Isa, input: Rows<'_>, mlp: Mlp<'_>, first: usize, y: &mut [f32]) {
-    /// Bytes of strips, in and between the layers, that stay in the second-level cache while the weights pass by.
-    const STRIPS: usize = 768 << 10;
     let (inputs, hidden, outputs) = (mlp.fc1.depth(), mlp.fc1.columns(), mlp.fc2.columns());
     let (format, count) = (mlp.fc1.format(), y.len() / outputs);
     let (height, left, middle) = (format.strip(isa), format.lanes(inputs), format.lanes(hidden));
-    let group = (STRIPS / ((left + middle) * size_of::<Lane>()).max(1)).clamp(1, count.div_ceil(height));
+    // Strips, in and between the layers, stay in the second-level cache while the weights pass by.
+    let strips = count.div_ceil(height);
+    let group = cache::second_level() / 8 * 3 / ((left + middle) * size_of::<Lane>()).max(1);
+    let group = group.clamp(linear::FEWEST.min(strips), strips);
     scratch::lanes(group * (left + middle), |lanes| {
         let (left_strips, middle_strips) = lanes.split_at_mut(group * left);
         for begin in (0..count).step_by(group * height) {
@@ -149,8 +151,11 @@ mod tests {
         for (rows, inputs, hidden, outputs) in shapes {
             let x = numbers(1, rows * inputs);
             let (weight, bias) = (numbers(2, inputs), numbers(3, inputs));
-            let fc1 = PackedMatrix::from_columns(&numbers(4, hidden * inputs), hidden, inputs);
-            let fc2 = PackedMatrix::from_columns(&numbers(5, outputs * hidden), outputs, hidden);
+            let (weight_1, weight_2) = (numbers(4, hidden * inputs), numbers(5, outputs * hidden));
+            let packed = |isa| {
+                let fc1 = PackedMatrix::from_columns(isa, &weight_1, hidden, inputs);
+                [fc1, PackedMatrix::from_columns(isa, &weight_2, outputs, hidden)]
+            };
             let (bias_1, bias_2, residual) = (numbers(6, hidden), numbers(7, outputs), numbers(8, rows * outputs));
             let norm = Norm { weight: &weight, bias: &bias, eps: 1e-5 };
             let first = Epilogue { bias: Some(&bias_1), activation: Activation::Gelu, residual: None };
@@ -159,13 +164,15 @@ mod tests {
             let (mut normed, mut middle, mut wanted) =
                 (unwritten(x.len()), unwritten(rows * hidden), unwritten(rows * outputs));
             let isa = Isa::detect();
+            let [fc1, fc2] = packed(isa);
             layer_norm::forward(isa, &x, &weight, Some(&bias), 1e-5, &mut normed);
             linear::forward(isa, &normed, &fc1, first, &mut middle);
             linear::forward(isa, &middle, &fc2, epilogue, &mut wanted);
 
-            let mlp = Mlp { fc1: &fc1, bias: Some(&bias_1), activation: Activation::Gelu, fc2: &fc2, epilogue };
             everywhere(
                 |isa| {
+                    let [fc1, fc2] = packed(isa);
+                    let mlp = Mlp { fc1: &fc1, bias: Some(&bias_1), activation: Activation::Gelu, fc2: &fc2, epilogue };
                     let mut y = unwritten(rows * outputs);
                     forward(isa, &x, norm, mlp, &mut y);
                     vec![y]
@@ -181,13 +188,14 @@ mod tests {
         let window = Window { kernel: 3, stride: 2, padding: 1 };
         let (hidden, outputs) = (40, 24);
         let (x, bias) = (numbers(1, shape.len()), numbers(2, hidden));
-        let fc1 = conv::pack_weight(&numbers(3, hidden * 8 * 9), 8, hidden, 3);
-        let fc2 = PackedMatrix::from_columns(&numbers(4, outputs * hidden), outputs, hidden);
+        let isa = Isa::detect();
+        let fc1 = conv::pack_weight(isa, &numbers(3, hidden * 8 * 9), 8, hidden, 3);
+        let fc2 = PackedMatrix::from_columns(isa, &numbers(4, outputs * hidden), outputs, hidden);
         let rows = window.map(shape, 1).len();
         let (mut middle, mut wanted) = (unwritten(rows * hidden), unwritten(rows * outputs));
         let relu = Epilogue { bias: Some(&bias), activation: Activation::Relu, residual: None };
-        conv::forward(Isa::detect(), &x, shape, window, &fc1, relu, &mut middle);
-        linear::forward(Isa::detect(), &middle, &fc2, Epilogue::default(), &mut wanted);
+        conv::forward(isa, &x, shape, window, &fc1, relu, &mut middle);
+        linear::forward(isa, &middle, &fc2, Epilogue::default(), &mut wanted);
         let layers = Mlp {
             fc1: &fc1,
             bias: Some(&bias),

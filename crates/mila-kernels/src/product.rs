@@ -18,6 +18,10 @@ use crate::{
     tile::Steps,
 };
 
+/// Steps of the depth that one lane of the right-hand side, half of a first-level cache, is multiplied over for all rows; then
+/// the next ones.
+const STEPS: usize = 256;
+
 /// The left-hand matrix of a product.
 #[derive(Clone, Copy)]
 pub(crate) enum Left<'a> {
@@ -57,14 +61,11 @@ impl Right<'_> {
         }
     }
 
-    /// The steps from `lane` of a panel on.
+    /// The steps of a tile of `L` lanes that begins at `lane` of a panel.
     #[inline(always)]
-    fn steps(&self, panel: usize, lane: usize) -> Steps<'_> {
+    fn steps<const L: usize>(&self, panel: usize, lane: usize) -> Steps<'_> {
         match self {
-            Right::Packed(matrix) => {
-                let floats = lane::floats(matrix.panel(panel).as_flattened());
-                Steps { floats: &floats[floats.len().min(lane * LANES)..], stride: PANEL }
-            }
+            Right::Packed(matrix) => matrix.tile::<L>(panel, lane),
             Right::Rows { x, stride, .. } => {
                 Steps { floats: &x[x.len().min(panel * PANEL + lane * LANES)..], stride: *stride }
             }
@@ -107,7 +108,7 @@ pub(crate) struct Product<'a> {
     pub(crate) activation: Activation,
     /// Rows as long as those of `right`, of all columns.
     pub(crate) residual: Option<&'a [f32]>,
-    /// Strips get no residual; what starts with the result has no activation.
+    /// Strips get no residual and do not start with the result.
     pub(crate) target: Target<'a>,
 }
 
@@ -116,20 +117,28 @@ impl Kernel for Product<'_> {
 
     #[inline(always)]
     fn run<A: Arithmetic>(mut self) {
-        for panel in self.panels.clone() {
-            match A::LEVEL {
-                Level::Avx512 => self.panel::<A, 14, 2>(panel),
-                Level::Avx2 => self.panel::<A, 6, 1>(panel),
-                Level::Portable => self.panel::<A, 3, 1>(panel),
+        let depth = self.right.depth();
+        let size = match (A::LEVEL, &self.target) {
+            (Level::Avx2 | Level::Portable, Target::Rows { .. }) => STEPS,
+            _ => depth.max(1),
+        };
+        for begin in (0..depth.max(1)).step_by(size) {
+            let steps = begin..depth.min(begin + size);
+            for panel in self.panels.clone() {
+                match A::LEVEL {
+                    Level::Avx512 => self.panel::<A, 14, 2>(panel, steps.clone()),
+                    Level::Avx2 => self.panel::<A, 6, 1>(panel, steps.clone()),
+                    Level::Portable => self.panel::<A, 3, 1>(panel, steps.clone()),
+                }
             }
         }
     }
 }
 
 impl Product<'_> {
-    /// One panel, in tiles of `R` rows and `L` lanes.
+    /// One panel over some steps of the depth, in tiles of `R` rows and `L` lanes.
     #[inline(always)]
-    fn panel<A: Arithmetic, const R: usize, const L: usize>(&mut self, panel: usize) {
+    fn panel<A: Arithmetic, const R: usize, const L: usize>(&mut self, panel: usize, depth: Range<usize>) {
         for lane in (0..PANEL / LANES).step_by(L) {
             let first = panel * PANEL + lane * LANES;
             let columns = first..self.right.columns().min(first + L * LANES);
@@ -137,13 +146,17 @@ impl Product<'_> {
                 return;
             }
             let mut start = [Lane::ZERO; L];
-            if let Start::Bias(bias) = self.start {
+            if let (Start::Bias(bias), 0) = (self.start, depth.start) {
                 let lanes = start.iter_mut().zip(bias[columns.clone()].chunks(LANES));
                 lanes.for_each(|(lane, bias)| lane.set(bias));
             }
             let right = self.right;
-            let steps = right.steps(panel, lane);
-            let mut tiles = Tiles { steps, columns, start, tile: [[Lane::ZERO; L]; R], product: self };
+            let steps = right.steps::<L>(panel, lane).after(depth.start);
+            let onto_result = depth.start > 0 || matches!(self.start, Start::Result);
+            let is_last = depth.end == right.depth();
+            let tile = [[Lane::ZERO; L]; R];
+            let mut tiles =
+                Tiles { steps, depth: depth.clone(), columns, start, onto_result, is_last, tile, product: self };
             let mut row = 0;
             row = tiles.rows::<A, R>(row);
             row = tiles.rows::<A, 8>(row);
@@ -156,11 +169,17 @@ impl Product<'_> {
 
 /// The tiles of `L` lanes of a panel.
 struct Tiles<'t, 'a, const MOST: usize, const L: usize> {
-    /// The right-hand side.
+    /// The right-hand side, from the first of these steps on.
     steps: Steps<'t>,
+    /// Steps of the depth.
+    depth: Range<usize>,
     /// Columns of the right-hand side.
     columns: Range<usize>,
     start: [Lane; L],
+    /// Whether the tile is added to what the result holds.
+    onto_result: bool,
+    /// Whether these are the last steps, after which activation and residual follow.
+    is_last: bool,
     /// The tile that is being computed.
     tile: [[Lane; L]; MOST],
     product: &'t mut Product<'a>,
@@ -170,17 +189,18 @@ impl<const MOST: usize, const L: usize> Tiles<'_, '_, MOST, L> {
     /// Computes tiles of `R` rows from `row` on while they fit; returns the first row that is left.
     #[inline(always)]
     fn rows<A: Arithmetic, const R: usize>(&mut self, mut row: usize) -> usize {
-        let depth = self.product.right.depth();
+        let (whole, depth) = (self.product.right.depth(), self.depth.len());
         while row + R <= self.product.rows && row % A::STRIP + R <= A::STRIP {
             let left = match self.product.left {
                 Left::Strips(strips) => Steps {
-                    floats: lane::floats(&strips[row / A::STRIP * depth..][..depth])
+                    floats: lane::floats(&strips[row / A::STRIP * whole..][..whole])
                         .get(row % A::STRIP..)
                         .unwrap_or_default(),
                     stride: LANES,
                 },
                 Left::Columns { x, stride } => Steps { floats: &x[row..], stride },
-            };
+            }
+            .after(self.depth.start);
             // Tiles of more rows than the largest are none.
             let Some(tile) = self.tile.first_chunk_mut::<R>() else { return row };
             A::multiply(left, self.steps, depth, &self.start, tile);
@@ -193,14 +213,24 @@ impl<const MOST: usize, const L: usize> Tiles<'_, '_, MOST, L> {
     /// Writes the activation of the tile, plus what is added last, to its rows or its strip.
     #[inline(always)]
     fn store<A: Arithmetic, const R: usize>(&mut self, row: usize) {
-        let Product { activation, residual, right, start, ref panels, ref mut target, .. } = *self.product;
+        let Product { activation, residual, right, ref panels, ref mut target, .. } = *self.product;
         let tile = &mut self.tile[..R];
-        activation.finish_lanes::<A>(tile.as_flattened_mut());
         let columns = self.columns.clone();
         match target {
             Target::Rows { y, stride } => {
                 let first = columns.start - panels.start * PANEL;
-                let onto_result = matches!(start, Start::Result);
+                if self.onto_result {
+                    for (r, lanes) in tile.iter_mut().enumerate() {
+                        let y = &y[(row + r) * *stride + first..][..columns.len()];
+                        for (lane, y) in lanes.iter_mut().zip(y.chunks(LANES)) {
+                            A::store(A::add(A::load_part(y), A::load(&lane.0)), &mut lane.0);
+                        }
+                    }
+                }
+                if self.is_last {
+                    activation.finish_lanes::<A>(tile.as_flattened_mut());
+                }
+                let residual = residual.filter(|_| self.is_last);
                 for (r, lanes) in tile.iter().enumerate() {
                     let y = &mut y[(row + r) * *stride + first..][..columns.len()];
                     let residual = residual.map(|x| &x[(row + r) * right.columns()..][columns.clone()]);
@@ -209,14 +239,12 @@ impl<const MOST: usize, const L: usize> Tiles<'_, '_, MOST, L> {
                         if let Some(residual) = residual {
                             x = A::add(A::load_part(&residual[l * LANES..][..y.len()]), x);
                         }
-                        if onto_result {
-                            x = A::add(A::load_part(y), x);
-                        }
                         A::store_part(x, y);
                     }
                 }
             }
             Target::Strips(strips) => {
+                activation.finish_lanes::<A>(tile.as_flattened_mut());
                 let strip = &mut strips[row / A::STRIP * right.columns()..][columns];
                 for (l, strip) in strip.chunks_mut(LANES).enumerate() {
                     store_columns::<A, L>(tile, l, row % A::STRIP, strip);
@@ -227,19 +255,30 @@ impl<const MOST: usize, const L: usize> Tiles<'_, '_, MOST, L> {
 }
 
 /// Writes lane `l` of the rows of a tile, transposed, to floats `first` and on of the lanes of a strip.
+///
+/// Up to eight rows write eight floats: those beyond the tile belong to rows that come later.
 #[inline(always)]
 fn store_columns<A: Arithmetic, const L: usize>(tile: &[[Lane; L]], l: usize, first: usize, strip: &mut [Lane]) {
+    const HALF: usize = LANES / 2;
+    let mut rows = [A::splat(0.0); LANES];
+    for (row, lanes) in rows.iter_mut().zip(tile) {
+        *row = A::load(&lanes[l].0);
+    }
     if tile.len() == A::STRIP {
-        let rows = std::array::from_fn(|r| tile.get(r).map_or(A::splat(0.0), |lanes| A::load(&lanes[l].0)));
-        let columns = A::transpose(rows);
-        for (lane, column) in strip.iter_mut().zip(columns) {
+        for (lane, column) in strip.iter_mut().zip(A::transpose(rows)) {
             A::store(column, &mut lane.0);
         }
-        return;
-    }
-    for (r, lanes) in tile.iter().enumerate() {
-        for (lane, float) in strip.iter_mut().zip(lanes[l].0) {
-            lane.0[first + r] = float;
+    } else if tile.len() <= HALF && first <= HALF {
+        for (lane, column) in strip.iter_mut().zip(A::transpose(rows)) {
+            if let Some(floats) = lane.0[first..].first_chunk_mut() {
+                A::store_low(column, floats);
+            }
+        }
+    } else {
+        for (r, lanes) in tile.iter().enumerate() {
+            for (lane, float) in strip.iter_mut().zip(lanes[l].0) {
+                lane.0[first + r] = float;
+            }
         }
     }
 }
@@ -253,7 +292,7 @@ pub(crate) fn add_transposed_product(isa: Isa, left: &[f32], right: &[f32], (m, 
     }
     let height = isa.level().strip();
     for (left, right) in left.chunks(DEPTH * m).zip(right.chunks(DEPTH * n)) {
-        let right = PackedMatrix::from_rows(right, right.len() / n, n);
+        let right = PackedMatrix::from_rows(isa, right, right.len() / n, n);
         threads::each(y.chunks_mut(height * n), |index, y| {
             isa.run(Product {
                 left: Left::Columns { x: &left[index * height..], stride: m },

@@ -115,10 +115,12 @@ impl Starts {
         if self.count == A::STRIP && d + LANES <= depth {
             return A::load_rows(&x[d..], &self.at);
         }
-        std::array::from_fn(|row| {
-            let len = if row < self.count { LANES.min(depth - d) } else { 0 };
-            A::load_part(&x[self.at[row] + d..][..len])
-        })
+        let len = LANES.min(depth - d);
+        let mut rows = [A::splat(0.0); LANES];
+        for (row, &at) in rows.iter_mut().zip(&self.at).take(self.count) {
+            *row = A::load_part(&x[at + d..][..len]);
+        }
+        rows
     }
 }
 
@@ -186,18 +188,18 @@ fn fill_windows<A: Arithmetic>(windows: Windows<'_>, positions: &[Position], ky:
     }
     for (block, lanes) in strip.chunks_mut(LANES).enumerate() {
         let d = block * LANES;
-        let rows = std::array::from_fn(|row| {
-            let Overlap { at, skip, len } = parts.get(row).copied().unwrap_or_default();
+        let mut rows = [A::splat(0.0); LANES];
+        for (row, &Overlap { at, skip, len }) in rows.iter_mut().zip(parts) {
             let part = &windows.x[at..at + len];
-            match d.checked_sub(skip) {
+            *row = match d.checked_sub(skip) {
                 Some(d) => A::load_part(&part[d.min(len)..len.min(d + LANES)]),
                 None => {
                     let mut floats = [0.0; LANES];
                     floats[LANES.min(skip - d)..].iter_mut().zip(part).for_each(|(float, x)| *float = *x);
                     A::load(&floats)
                 }
-            }
-        });
+            };
+        }
         store::<A>(rows, lanes);
     }
 }

@@ -15,7 +15,13 @@ pub struct Steps<'a> {
     pub(crate) stride: usize,
 }
 
-impl Steps<'_> {
+impl<'a> Steps<'a> {
+    /// Those after the first `skipped`.
+    #[inline(always)]
+    pub(crate) fn after(self, skipped: usize) -> Steps<'a> {
+        Steps { floats: &self.floats[self.floats.len().min(skipped * self.stride)..], stride: self.stride }
+    }
+
     /// Panics unless there are `rows` floats for each of `depth` steps.
     #[inline(always)]
     pub(crate) fn check(&self, rows: usize, depth: usize) {
@@ -33,11 +39,18 @@ pub(crate) fn multiply<A: Arithmetic, const R: usize, const L: usize>(
     start: &[Lane; L],
     tile: &mut [[Lane; L]; R],
 ) {
-    let mut sums: [[A::Register; L]; R] = [std::array::from_fn(|l| A::load(&start[l].0)); R];
+    let mut first = [A::splat(0.0); L];
+    for (sum, start) in first.iter_mut().zip(start) {
+        *sum = A::load(&start.0);
+    }
+    let mut sums = [first; R];
     for i in 0..depth {
         let left = &left.floats[i * left.stride..][..R];
         let (lanes, _) = right.floats[i * right.stride..].as_chunks();
-        let right: [A::Register; L] = std::array::from_fn(|l| A::load(&lanes[l]));
+        let mut right = [A::splat(0.0); L];
+        for (register, lane) in right.iter_mut().zip(lanes) {
+            *register = A::load(lane);
+        }
         for r in 0..R {
             for l in 0..L {
                 sums[r][l] = A::mul_add_each(A::splat(left[r]), right[l], sums[r][l]);
@@ -51,26 +64,88 @@ pub(crate) fn multiply<A: Arithmetic, const R: usize, const L: usize>(
     }
 }
 
-/// One tile in assembly, two registers wide: how to move a register and how to multiply and add, and for each row, its offset in
-/// the left-hand step and in the tile, in bytes, and its two accumulators.
+/// A tile of some rows and two registers in assembly: `tile!(zmm 14, "vfmadd231ps", (left, right, depth, start, tile))` for the
+/// instruction that multiplies and adds. Its last rule has, for each row, the offsets in the left-hand step and in the tile, in
+/// bytes, and the two accumulators.
 #[cfg(target_arch = "x86_64")]
 macro_rules! tile {
+    (zmm 14, $multiply:literal, $operands:tt) => {
+        tile!(zmm $multiply, $operands, [
+                ("0", "0", "zmm0", "zmm1"),
+                ("4", "128", "zmm2", "zmm3"),
+                ("8", "256", "zmm4", "zmm5"),
+                ("12", "384", "zmm6", "zmm7"),
+                ("16", "512", "zmm8", "zmm9"),
+                ("20", "640", "zmm10", "zmm11"),
+                ("24", "768", "zmm12", "zmm13"),
+                ("28", "896", "zmm14", "zmm15"),
+                ("32", "1024", "zmm16", "zmm17"),
+                ("36", "1152", "zmm18", "zmm19"),
+                ("40", "1280", "zmm20", "zmm21"),
+                ("44", "1408", "zmm22", "zmm23"),
+                ("48", "1536", "zmm24", "zmm25"),
+                ("52", "1664", "zmm26", "zmm27"),
+        ])
+    };
+    (zmm 8, $multiply:literal, $operands:tt) => {
+        tile!(zmm $multiply, $operands, [
+                ("0", "0", "zmm0", "zmm1"),
+                ("4", "128", "zmm2", "zmm3"),
+                ("8", "256", "zmm4", "zmm5"),
+                ("12", "384", "zmm6", "zmm7"),
+                ("16", "512", "zmm8", "zmm9"),
+                ("20", "640", "zmm10", "zmm11"),
+                ("24", "768", "zmm12", "zmm13"),
+                ("28", "896", "zmm14", "zmm15"),
+        ])
+    };
+    (zmm 7, $multiply:literal, $operands:tt) => {
+        tile!(zmm $multiply, $operands, [
+                ("0", "0", "zmm0", "zmm1"),
+                ("4", "128", "zmm2", "zmm3"),
+                ("8", "256", "zmm4", "zmm5"),
+                ("12", "384", "zmm6", "zmm7"),
+                ("16", "512", "zmm8", "zmm9"),
+                ("20", "640", "zmm10", "zmm11"),
+                ("24", "768", "zmm12", "zmm13"),
+        ])
+    };
+    (ymm 6, $multiply:literal, $operands:tt) => {
+        tile!(
+            $multiply, $operands, ["32", "ymm12", "ymm13", "ymm14"], [],
+            [
+                ("0", "0", "ymm0", "ymm1"),
+                ("4", "64", "ymm2", "ymm3"),
+                ("8", "128", "ymm4", "ymm5"),
+                ("12", "192", "ymm6", "ymm7"),
+                ("16", "256", "ymm8", "ymm9"),
+                ("20", "320", "ymm10", "ymm11"),
+            ],
+            ["ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11", "ymm12", "ymm13", "ymm14"]
+        )
+    };
+    (zmm $multiply:literal, $operands:tt, $rows:tt) => {
+        tile!(
+            $multiply, $operands, ["64", "zmm28", "zmm29", "zmm30"],
+            ["[{right} + 2048]", "[{right} + 2112]", "[{left} + 1024]"],
+            $rows,
+            ["zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11", "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", "zmm21", "zmm22", "zmm23", "zmm24", "zmm25", "zmm26", "zmm27", "zmm28", "zmm29", "zmm30"]
+        )
+    };
     (
-        $move:literal, $multiply:literal, [$half:literal], $right_0:literal, $right_1:literal, $left_0:literal,
-        [$(($step:literal, $at:literal, $sum_0:literal, $sum_1:literal)),* $(,)?],
-        $left:expr, $right:expr, $depth:expr, $start:expr, $tile:expr, [$($clobber:tt),*]
+        $multiply:literal, ($left:expr, $right:expr, $depth:expr, $start:expr, $tile:expr),
+        [$half:literal, $right_0:literal, $right_1:literal, $left_0:literal], [$($prefetch:literal),*],
+        [$(($step:literal, $at:literal, $sum_0:literal, $sum_1:literal),)*], [$($clobber:tt),*]
     ) => {
         std::arch::asm!(
             $(
-                concat!($move, " ", $sum_0, ", [{start}]"),
-                concat!($move, " ", $sum_1, ", [{start} + ", $half, "]"),
+                concat!("vmovups ", $sum_0, ", [{start}]"),
+                concat!("vmovups ", $sum_1, ", [{start} + ", $half, "]"),
             )*
             "2:",
-            "prefetcht0 [{right} + 2048]",
-            "prefetcht0 [{right} + 2112]",
-            "prefetcht0 [{left} + 1024]",
-            concat!($move, " ", $right_0, ", [{right}]"),
-            concat!($move, " ", $right_1, ", [{right} + ", $half, "]"),
+            $(concat!("prefetcht0 ", $prefetch),)*
+            concat!("vmovups ", $right_0, ", [{right}]"),
+            concat!("vmovups ", $right_1, ", [{right} + ", $half, "]"),
             $(
                 concat!("vbroadcastss ", $left_0, ", dword ptr [{left} + ", $step, "]"),
                 concat!($multiply, " ", $sum_0, ", ", $left_0, ", ", $right_0),
@@ -81,8 +156,8 @@ macro_rules! tile {
             "dec {depth}",
             "jnz 2b",
             $(
-                concat!($move, " [{tile} + ", $at, "], ", $sum_0),
-                concat!($move, " [{tile} + ", $at, " + ", $half, "], ", $sum_1),
+                concat!("vmovups [{tile} + ", $at, "], ", $sum_0),
+                concat!("vmovups [{tile} + ", $at, " + ", $half, "], ", $sum_1),
             )*
             left = inout(reg) $left.floats.as_ptr() => _,
             stride = in(reg) 4 * $left.stride,
@@ -114,110 +189,15 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
 ) {
     left.check(R, depth);
     right.check(L * LANES, depth);
+    // Of all cases: `check` has seen that `R` floats of the left-hand side and `L` lanes of the right-hand side are there for each
+    // of `depth` steps; `L` lanes of the start are read and `R` by `L` lanes of the tile are written. Prefetching reads nothing.
     match (R, L, depth > 0) {
-        // SAFETY: the caller vouches for the instructions. `check` has seen that 14 floats of the left-hand side and 32 of the
-        // right-hand side are there for each of `depth` steps; the two lanes of the start are read and the tile is written, 14
-        // by two lanes. Prefetching reads nothing.
-        (14, 2, true) => unsafe {
-            tile!(
-                "vmovups",
-                "vfmadd231ps",
-                ["64"],
-                "zmm28",
-                "zmm29",
-                "zmm30",
-                [
-                    ("0", "0", "zmm0", "zmm1"),
-                    ("4", "128", "zmm2", "zmm3"),
-                    ("8", "256", "zmm4", "zmm5"),
-                    ("12", "384", "zmm6", "zmm7"),
-                    ("16", "512", "zmm8", "zmm9"),
-                    ("20", "640", "zmm10", "zmm11"),
-                    ("24", "768", "zmm12", "zmm13"),
-                    ("28", "896", "zmm14", "zmm15"),
-                    ("32", "1024", "zmm16", "zmm17"),
-                    ("36", "1152", "zmm18", "zmm19"),
-                    ("40", "1280", "zmm20", "zmm21"),
-                    ("44", "1408", "zmm22", "zmm23"),
-                    ("48", "1536", "zmm24", "zmm25"),
-                    ("52", "1664", "zmm26", "zmm27"),
-                ],
-                left,
-                right,
-                depth,
-                start,
-                tile,
-                [
-                    "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11",
-                    "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", "zmm21", "zmm22",
-                    "zmm23", "zmm24", "zmm25", "zmm26", "zmm27", "zmm28", "zmm29", "zmm30"
-                ]
-            );
-        },
-        // Without a row to spare: 8 divides the width of a head.
-        // SAFETY: the caller vouches for the instructions. `check` has seen that 8 floats of the left-hand side and 32 of the
-        // right-hand side are there for each of `depth` steps; the two lanes of the start are read and the tile is written, 8
-        // by two lanes. Prefetching reads nothing.
-        (8, 2, true) => unsafe {
-            tile!(
-                "vmovups",
-                "vfmadd231ps",
-                ["64"],
-                "zmm28",
-                "zmm29",
-                "zmm30",
-                [
-                    ("0", "0", "zmm0", "zmm1"),
-                    ("4", "128", "zmm2", "zmm3"),
-                    ("8", "256", "zmm4", "zmm5"),
-                    ("12", "384", "zmm6", "zmm7"),
-                    ("16", "512", "zmm8", "zmm9"),
-                    ("20", "640", "zmm10", "zmm11"),
-                    ("24", "768", "zmm12", "zmm13"),
-                    ("28", "896", "zmm14", "zmm15"),
-                ],
-                left,
-                right,
-                depth,
-                start,
-                tile,
-                [
-                    "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11",
-                    "zmm12", "zmm13", "zmm14", "zmm15", "zmm28", "zmm29", "zmm30"
-                ]
-            );
-        },
-        // SAFETY: the caller vouches for the instructions. `check` has seen that 7 floats of the left-hand side and 32 of the
-        // right-hand side are there for each of `depth` steps; the two lanes of the start are read and the tile is written, 7
-        // by two lanes. Prefetching reads nothing.
-        (7, 2, true) => unsafe {
-            tile!(
-                "vmovups",
-                "vfmadd231ps",
-                ["64"],
-                "zmm28",
-                "zmm29",
-                "zmm30",
-                [
-                    ("0", "0", "zmm0", "zmm1"),
-                    ("4", "128", "zmm2", "zmm3"),
-                    ("8", "256", "zmm4", "zmm5"),
-                    ("12", "384", "zmm6", "zmm7"),
-                    ("16", "512", "zmm8", "zmm9"),
-                    ("20", "640", "zmm10", "zmm11"),
-                    ("24", "768", "zmm12", "zmm13"),
-                ],
-                left,
-                right,
-                depth,
-                start,
-                tile,
-                [
-                    "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11",
-                    "zmm12", "zmm13", "zmm28", "zmm29", "zmm30"
-                ]
-            );
-        },
+        // SAFETY: the caller vouches for the instructions; memory as above.
+        (14, 2, true) => unsafe { tile!(zmm 14, "vfmadd231ps", (left, right, depth, start, tile)) },
+        // SAFETY: as above.
+        (8, 2, true) => unsafe { tile!(zmm 8, "vfmadd231ps", (left, right, depth, start, tile)) },
+        // SAFETY: as above.
+        (7, 2, true) => unsafe { tile!(zmm 7, "vfmadd231ps", (left, right, depth, start, tile)) },
         _ => multiply::<A, R, L>(left, right, depth, start, tile),
     }
 }
@@ -240,34 +220,8 @@ pub(crate) unsafe fn multiply_avx2<A: Arithmetic, const R: usize, const L: usize
     match (R, L, depth > 0) {
         // SAFETY: the caller vouches for the instructions. `check` has seen that 6 floats of the left-hand side and 16 of the
         // right-hand side are there for each of `depth` steps; the lane of the start is read and the tile is written, six
-        // lanes. Prefetching reads nothing.
-        (6, 1, true) => unsafe {
-            tile!(
-                "vmovups",
-                "vfmadd231ps",
-                ["32"],
-                "ymm12",
-                "ymm13",
-                "ymm14",
-                [
-                    ("0", "0", "ymm0", "ymm1"),
-                    ("4", "64", "ymm2", "ymm3"),
-                    ("8", "128", "ymm4", "ymm5"),
-                    ("12", "192", "ymm6", "ymm7"),
-                    ("16", "256", "ymm8", "ymm9"),
-                    ("20", "320", "ymm10", "ymm11"),
-                ],
-                left,
-                right,
-                depth,
-                start,
-                tile,
-                [
-                    "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11",
-                    "ymm12", "ymm13", "ymm14"
-                ]
-            );
-        },
+        // lanes.
+        (6, 1, true) => unsafe { tile!(ymm 6, "vfmadd231ps", (left, right, depth, start, tile)) },
         _ => multiply::<A, R, L>(left, right, depth, start, tile),
     }
 }

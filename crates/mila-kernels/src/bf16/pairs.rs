@@ -5,7 +5,7 @@ use crate::{
     arithmetic::LANES,
     lane::{self, Lane},
     matrix::{PANEL, Panel},
-    tile::{self, Steps},
+    tile::{Steps, tile},
 };
 
 /// Rows of a tile.
@@ -60,71 +60,9 @@ impl Tile for Avx512Bf16 {
         // and 14 or 7 rows of the tile are written. No memory is touched beside.
         match rows {
             // SAFETY: as above.
-            ..=7 => unsafe {
-                tile::tile!(
-                    "vmovups",
-                    "vdpbf16ps",
-                    ["64"],
-                    "zmm28",
-                    "zmm29",
-                    "zmm30",
-                    [
-                        ("0", "0", "zmm0", "zmm1"),
-                        ("4", "128", "zmm2", "zmm3"),
-                        ("8", "256", "zmm4", "zmm5"),
-                        ("12", "384", "zmm6", "zmm7"),
-                        ("16", "512", "zmm8", "zmm9"),
-                        ("20", "640", "zmm10", "zmm11"),
-                        ("24", "768", "zmm12", "zmm13"),
-                    ],
-                    left,
-                    right,
-                    depth,
-                    start,
-                    tile,
-                    [
-                        "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10",
-                        "zmm11", "zmm12", "zmm13", "zmm28", "zmm29", "zmm30"
-                    ]
-                );
-            },
+            ..=7 => unsafe { tile!(zmm 7, "vdpbf16ps", (left, right, depth, start, tile)) },
             // SAFETY: as above.
-            _ => unsafe {
-                tile::tile!(
-                    "vmovups",
-                    "vdpbf16ps",
-                    ["64"],
-                    "zmm28",
-                    "zmm29",
-                    "zmm30",
-                    [
-                        ("0", "0", "zmm0", "zmm1"),
-                        ("4", "128", "zmm2", "zmm3"),
-                        ("8", "256", "zmm4", "zmm5"),
-                        ("12", "384", "zmm6", "zmm7"),
-                        ("16", "512", "zmm8", "zmm9"),
-                        ("20", "640", "zmm10", "zmm11"),
-                        ("24", "768", "zmm12", "zmm13"),
-                        ("28", "896", "zmm14", "zmm15"),
-                        ("32", "1024", "zmm16", "zmm17"),
-                        ("36", "1152", "zmm18", "zmm19"),
-                        ("40", "1280", "zmm20", "zmm21"),
-                        ("44", "1408", "zmm22", "zmm23"),
-                        ("48", "1536", "zmm24", "zmm25"),
-                        ("52", "1664", "zmm26", "zmm27"),
-                    ],
-                    left,
-                    right,
-                    depth,
-                    start,
-                    tile,
-                    [
-                        "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10",
-                        "zmm11", "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20",
-                        "zmm21", "zmm22", "zmm23", "zmm24", "zmm25", "zmm26", "zmm27", "zmm28", "zmm29", "zmm30"
-                    ]
-                );
-            },
+            _ => unsafe { tile!(zmm 14, "vdpbf16ps", (left, right, depth, start, tile)) },
         }
     }
 }

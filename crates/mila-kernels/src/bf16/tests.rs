@@ -129,7 +129,7 @@ fn layers_are_the_definition() {
         let (weight, bias) = (numbers(3, outputs * inputs), numbers(4, outputs));
         let residual = numbers(5, rows * outputs);
         let gated: Vec<f32> = x.iter().zip(&gate).map(|(x, gate)| x * gate).collect();
-        let packed = |unit| PackedMatrix::from_columns(&weight, outputs, inputs).into_bf16(unit);
+        let packed = |unit| PackedMatrix::from_columns(Isa::detect(), &weight, outputs, inputs).into_bf16(unit);
         let epilogue = Epilogue { bias: Some(&bias), activation: Activation::Relu, residual: Some(&residual) };
         for (gate, wanted) in [(None, product(&x, &weight, inputs)), (Some(&gate), product(&gated, &weight, inputs))] {
             let wanted = finished(&wanted, &bias, &residual);
@@ -155,7 +155,7 @@ fn a_layer_without_inputs_is_its_bias() {
     let bias = numbers(1, 40);
     everywhere(
         |unit| {
-            let weight = PackedMatrix::from_columns(&[], 40, 0).into_bf16(unit);
+            let weight = PackedMatrix::from_columns(Isa::detect(), &[], 40, 0).into_bf16(unit);
             let mut y = unwritten(80);
             let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
             linear::forward(Isa::detect(), &[], &weight, epilogue, &mut y);
@@ -177,8 +177,9 @@ fn a_normed_pair_is_norm_and_layers() {
         let wanted = weights.each_ref().map(|weight| product(&normed, weight, inputs)).concat();
         everywhere(
             |unit| {
-                let [first, second] = [(&weights[0], outputs), (&weights[1], 2 * outputs)]
-                    .map(|(weight, outputs)| PackedMatrix::from_columns(weight, outputs, inputs).into_bf16(unit));
+                let [first, second] = [(&weights[0], outputs), (&weights[1], 2 * outputs)].map(|(weight, outputs)| {
+                    PackedMatrix::from_columns(Isa::detect(), weight, outputs, inputs).into_bf16(unit)
+                });
                 let mut y = unwritten(3 * rows * outputs);
                 let (y_1, y_2) = y.split_at_mut(rows * outputs);
                 let layers = [(&first, Epilogue::default(), y_1), (&second, Epilogue::default(), y_2)];
@@ -205,11 +206,11 @@ fn convolutions_are_products_of_windows() {
         let weight = numbers(2, outputs * channels * window.taps());
         let [small_x, small_weight] = [&x, &weight].map(|x| rounded(x));
         let mut exact = unwritten(window.map(shape, outputs).len());
-        let packed = conv::pack_weight(&small_weight, channels, outputs, kernel);
+        let packed = conv::pack_weight(Isa::detect(), &small_weight, channels, outputs, kernel);
         conv::forward(Isa::detect(), &small_x, shape, window, &packed, Epilogue::default(), &mut exact);
         everywhere(
             |unit| {
-                let packed = conv::pack_weight(&weight, channels, outputs, kernel).into_bf16(unit);
+                let packed = conv::pack_weight(Isa::detect(), &weight, channels, outputs, kernel).into_bf16(unit);
                 let mut y = unwritten(exact.len());
                 conv::forward(Isa::detect(), &x, shape, window, &packed, Epilogue::default(), &mut y);
                 y
@@ -239,8 +240,8 @@ fn the_mlp_is_its_composition() {
             .collect();
         everywhere(
             |unit| {
-                let fc1 = PackedMatrix::from_columns(&weights[0], hidden, inputs).into_bf16(unit);
-                let fc2 = PackedMatrix::from_columns(&weights[1], outputs, hidden).into_bf16(unit);
+                let fc1 = PackedMatrix::from_columns(Isa::detect(), &weights[0], hidden, inputs).into_bf16(unit);
+                let fc2 = PackedMatrix::from_columns(Isa::detect(), &weights[1], outputs, hidden).into_bf16(unit);
                 let layers = Mlp {
                     fc1: &fc1,
                     bias: Some(&bias_1),
@@ -264,7 +265,7 @@ fn what_is_not_a_number_stays_in_its_row() {
     x[20 * 33] = f32::INFINITY;
     everywhere(
         |unit| {
-            let weight = PackedMatrix::from_columns(&weight, 33, 33).into_bf16(unit);
+            let weight = PackedMatrix::from_columns(Isa::detect(), &weight, 33, 33).into_bf16(unit);
             let mut y = unwritten(40 * 33);
             linear::forward(Isa::detect(), &x, &weight, Epilogue::default(), &mut y);
             y.iter().map(|y| f32::from(y.is_nan()) + 2.0 * f32::from(y.is_infinite())).collect()

@@ -54,7 +54,7 @@ fn forward_is_the_definition() {
         let x = numbers(1, shape.len());
         let (weight, bias) = (numbers(2, outputs * shape.channels * window.taps()), numbers(3, outputs));
         let residual = numbers(4, window.map(shape, outputs).len());
-        let packed = pack_weight(&weight, shape.channels, outputs, window.kernel);
+        let packed = pack_weight(Isa::detect(), &weight, shape.channels, outputs, window.kernel);
         let wanted: Vec<f64> = naive(&wide(&x), shape, window, &wide(&weight), &wide(&bias))
             .iter()
             .zip(&residual)

@@ -1,6 +1,6 @@
 //! The forward pass, straight from the map.
 //!
-//! Sixteen channels of eight neighbouring output pixels are summed in registers: every tap of the kernel is one load of its
+//! Sixteen channels of a few neighbouring output pixels are summed in registers: every tap of the kernel is one load of its
 //! weight and eight products with floats of the map, which are in the cache from the tap before.
 
 use std::ops::Range;
@@ -9,15 +9,12 @@ use crate::{
     activation::Activation,
     arithmetic::{Arithmetic, LANES},
     epilogue::Epilogue,
-    isa::{Isa, Kernel},
+    isa::{Isa, Kernel, Level},
     lane::Lane,
     scratch,
     shape::{Map, Window},
     threads,
 };
-
-/// Output pixels that are summed side by side.
-const PIXELS: usize = 8;
 
 pub(super) fn convolve(
     isa: Isa,
@@ -182,8 +179,14 @@ impl Line<'_> {
         }
         let mut pixel = inner.start;
         if self.part.len() == LANES {
-            pixel = self.tiles::<A, KERNEL, PIXELS>(pixel, inner.end, y);
-            pixel = self.tiles::<A, KERNEL, 4>(pixel, inner.end, y);
+            // As many pixels side by side as have their sums in registers.
+            if A::LEVEL == Level::Avx512 {
+                pixel = self.tiles::<A, KERNEL, 8>(pixel, inner.end, y);
+                pixel = self.tiles::<A, KERNEL, 4>(pixel, inner.end, y);
+            } else {
+                pixel = self.tiles::<A, KERNEL, 6>(pixel, inner.end, y);
+                pixel = self.tiles::<A, KERNEL, 2>(pixel, inner.end, y);
+            }
             pixel = self.tiles::<A, KERNEL, 1>(pixel, inner.end, y);
         }
         for pixel in pixel..width {

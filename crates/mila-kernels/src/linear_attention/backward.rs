@@ -49,7 +49,7 @@ fn query_gradients(isa: Isa, operands: Operands<'_>, shape: Attention, dy: &[f32
     let states = states(isa, operands, shape);
     let transposed: Vec<Vec<PackedMatrix>> = states
         .iter()
-        .map(|state| state.sums.chunks_exact(d * d).map(|s| PackedMatrix::from_columns(s, d, d)).collect())
+        .map(|state| state.sums.chunks_exact(d * d).map(|s| PackedMatrix::from_columns(isa, s, d, d)).collect())
         .collect();
     let size = channels * d + channels;
     let mut partials = vec![0.0; size * shape.chunks().count()];
@@ -91,8 +91,8 @@ fn key_gradients(
         let chunk = shape.chunk(operands, image, tokens);
         let (products, mean) = sums[image];
         let heads = products.chunks_exact(d * d);
-        let rows: Vec<_> = heads.clone().map(|s| PackedMatrix::from_rows(s, d, d)).collect();
-        let columns: Vec<_> = heads.map(|s| PackedMatrix::from_columns(s, d, d)).collect();
+        let rows: Vec<_> = heads.clone().map(|s| PackedMatrix::from_rows(isa, s, d, d)).collect();
+        let columns: Vec<_> = heads.map(|s| PackedMatrix::from_columns(isa, s, d, d)).collect();
         let (mut rotated, mut unused) = (vec![0.0; dv.len()], vec![0.0; channels]);
 
         isa.run(Keys { chunk, group: 0..channels, channels, sums: &mut unused, rotated: &mut rotated });

@@ -129,7 +129,7 @@ impl Pass<'_> {
                     let right = if d.is_multiple_of(2 * LANES) {
                         Right::Rows { x: v, stride: width, depth: count, columns: d }
                     } else {
-                        packed = PackedMatrix::from_strided_rows(v, count, d, width);
+                        packed = PackedMatrix::from_strided_rows(self.isa, v, count, d, width);
                         Right::Packed(&packed)
                     };
                     for (index, y) in products.chunks_mut(8 * d).enumerate() {
@@ -168,7 +168,7 @@ impl Pass<'_> {
                     let right = if d.is_multiple_of(2 * LANES) {
                         Right::Rows { x: products, stride: d, depth: d, columns: d }
                     } else {
-                        packed = PackedMatrix::from_rows(products, d, d);
+                        packed = PackedMatrix::from_rows(self.isa, products, d, d);
                         Right::Packed(&packed)
                     };
                     self.isa.run(Product {

@@ -87,7 +87,7 @@ const LAYER: &str = "a linear layer, 784x128x512";
 fn linear_speed(isa: Isa, unit: Option<Bf16Unit>) -> f64 {
     let (rows, inputs, outputs) = (784, 128, 512);
     let x = vec![0.5; rows * inputs];
-    let weight = PackedMatrix::from_columns(&vec![0.25; inputs * outputs], outputs, inputs);
+    let weight = PackedMatrix::from_columns(isa, &vec![0.25; inputs * outputs], outputs, inputs);
     let weight = match unit {
         None => weight,
         Some(unit) => weight.into_bf16(unit),
