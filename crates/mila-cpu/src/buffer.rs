@@ -2,15 +2,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use mila_kernels::arena::{Arena, Block};
 use mila_ops::Dims;
 
 /// Free pieces that a pool keeps. A pass has fewer maps alive at once; pieces that a smaller size left behind go first.
 const PIECES: usize = 24;
 
-/// Floats from which on a piece is large (192 MB). It is used for maps of about its size only and given back to the system when
-/// one of another size is needed; before a large one is made, what is not small goes too. A 4096-pixel image would else hold
-/// twice the memory that it needs.
-const LARGE: usize = 48 << 20;
+/// Floats from which on a map is a block of the arena: 4 MiB.
+const LARGE: usize = 1 << 20;
 
 /// What a pool does with memory that is used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,47 +21,68 @@ pub enum Recycling {
     Poisoned,
 }
 
-/// Memory that maps share; it goes back to the pool with its counter, so that neither is allocated again.
-type Piece = Arc<Vec<f32>>;
+/// Memory that maps share. Small pieces go back to the pool with their counter, so that neither is allocated again.
+#[derive(Clone, Debug)]
+enum Piece {
+    Small(Arc<Vec<f32>>),
+    Large(Arc<Block>),
+}
+
+impl Piece {
+    fn values(&self) -> &[f32] {
+        match self {
+            Piece::Small(values) => values,
+            Piece::Large(values) => values,
+        }
+    }
+
+    /// The values for writing, if nothing else shares them.
+    fn unique(&mut self) -> Option<&mut [f32]> {
+        match self {
+            Piece::Small(values) => Arc::get_mut(values).map(|values| &mut values[..]),
+            Piece::Large(values) => Arc::get_mut(values).map(|values| &mut values[..]),
+        }
+    }
+}
 
 /// Memory of maps that are gone, for those to come.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    free: Mutex<Vec<Piece>>,
+    free: Mutex<Vec<Arc<Vec<f32>>>>,
+    arena: Arc<Arena>,
     recycling: Recycling,
 }
 
 impl Pool {
     pub(crate) fn new(recycling: Recycling) -> Self {
-        Self { free: Mutex::new(Vec::with_capacity(PIECES + 1)), recycling }
+        Self { free: Mutex::new(Vec::with_capacity(PIECES + 1)), arena: Arc::default(), recycling }
     }
 
-    /// A map whose values are arbitrary: the smallest free piece that is large enough, else a new one.
+    /// A map whose values are arbitrary.
     pub(crate) fn map(self: &Arc<Self>, dims: Dims) -> Map {
         let volume = dims.volume();
-        let mut piece = self.taken(volume).unwrap_or_else(|| Arc::new(vec![0.0; volume]));
+        let large = if volume < LARGE { None } else { self.arena.block(volume) };
+        let mut piece = match large {
+            Some(block) => Piece::Large(Arc::new(block)),
+            None => Piece::Small(self.taken(volume).unwrap_or_else(|| Arc::new(vec![0.0; volume]))),
+        };
         if self.recycling == Recycling::Poisoned
-            && let Some(values) = Arc::get_mut(&mut piece)
+            && let Some(values) = piece.unique()
         {
             values.fill(f32::NAN);
         }
         Map { dims, piece: Some(piece), pool: Arc::clone(self) }
     }
 
-    /// The smallest free piece of at least `volume` floats, unless it is far too large.
-    fn taken(&self, volume: usize) -> Option<Piece> {
+    /// The smallest free piece of at least `volume` floats.
+    fn taken(&self, volume: usize) -> Option<Arc<Vec<f32>>> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |piece: &Piece| piece.len() >= volume && (piece.len() < LARGE || piece.len() / 5 * 4 <= volume);
-        let fitting = free.iter().enumerate().filter(|(_, piece)| fits(piece));
+        let fitting = free.iter().enumerate().filter(|(_, piece)| piece.len() >= volume);
         let found = fitting.min_by_key(|(_, piece)| piece.len()).map(|(index, _)| index);
-        if found.is_none() && volume >= LARGE / 8 {
-            let kept = if volume >= LARGE { LARGE / 64 } else { LARGE };
-            free.retain(|piece| piece.len() < kept);
-        }
         found.map(|index| free.swap_remove(index))
     }
 
-    fn give_back(&self, piece: Piece) {
+    fn give_back(&self, piece: Arc<Vec<f32>>) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.push(piece);
         if free.len() > PIECES {
@@ -89,19 +109,19 @@ impl Map {
 
     /// Values.
     pub fn values(&self) -> &[f32] {
-        self.piece.as_ref().map_or(&[], |piece| &piece[..self.dims.volume()])
+        self.piece.as_ref().map_or(&[], |piece| &piece.values()[..self.dims.volume()])
     }
 
     /// The values for writing, if nothing else shares them.
     pub(crate) fn unique(&mut self) -> Option<&mut [f32]> {
         let volume = self.dims.volume();
-        Arc::get_mut(self.piece.as_mut()?).map(|values| &mut values[..volume])
+        self.piece.as_mut()?.unique().map(|values| &mut values[..volume])
     }
 }
 
 impl Drop for Map {
     fn drop(&mut self) {
-        if let Some(mut piece) = self.piece.take()
+        if let Some(Piece::Small(mut piece)) = self.piece.take()
             && Arc::get_mut(&mut piece).is_some()
         {
             self.pool.give_back(piece);
@@ -140,18 +160,15 @@ mod tests {
     }
 
     #[test]
-    fn large_pieces_are_not_wasted_on_small_maps_and_go_when_another_size_comes() {
-        let pool = Arc::new(Pool::default());
-        drop(pool.map(Dims::new(1, 1, 2, LARGE)));
-        drop(pool.map(Dims::new(1, 1, 1, 100)));
-        let lengths = |pool: &Pool| {
-            let free = pool.free.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut lengths: Vec<usize> = free.iter().map(|piece| piece.len()).collect();
-            lengths.sort_unstable();
-            lengths
-        };
-        assert_eq!(lengths(&pool), [100, 2 * LARGE]);
-        drop(pool.map(Dims::new(1, 1, 1, LARGE)));
-        assert_eq!(lengths(&pool), [100, LARGE]);
+    fn large_maps_share_one_memory_in_turn() {
+        let pool = Arc::new(Pool::new(Recycling::Poisoned));
+        let large = pool.map(Dims::new(1, 1, 2, LARGE));
+        let address = large.values().as_ptr();
+        drop(large);
+        let [mut a, b] = [LARGE, LARGE - 3].map(|n| pool.map(Dims::new(1, 1, 1, n)));
+        assert_eq!(a.values().as_ptr(), address);
+        assert!(a.unique().is_some_and(|values| values.iter().all(|v| v.is_nan())));
+        assert_eq!((a.values().len(), b.values().len()), (LARGE, LARGE - 3));
+        assert_eq!(pool.free.lock().map(|free| free.len()).ok(), Some(0));
     }
 }

@@ -112,11 +112,13 @@ impl Part<'_> {
         });
     }
 
-    /// Output rows at a time: as many as keep the hidden rows that they see in the second-level cache, at least one.
+    /// Output rows at a time: as many as keep the hidden rows that they see in the second-level cache; at least so many that the
+    /// weights, which are read once for them, are worth it.
     fn output_rows(&self, line: usize) -> usize {
+        const FEWEST_PIXELS: usize = 48;
         let Window { kernel, stride, .. } = self.p.window;
         let rows = cache::second_level() / 2 / (line * size_of::<f32>());
-        rows.saturating_sub(kernel) / stride + 1
+        (rows.saturating_sub(kernel) / stride + 1).max(FEWEST_PIXELS.div_ceil(self.width))
     }
 
     /// Computes the hidden rows that `count` output rows from `top` on see, but for those before `entered`, which are there;

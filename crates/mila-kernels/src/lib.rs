@@ -17,9 +17,11 @@
 //! | [`linear_attention`] | o = (R φ(q))ᵀ S / (φ(q)ᵀ m + ε) |
 //! | [`activation`], [`elementwise`], [`pool`] | element by element, and means |
 //! | [`adamw`] | one step of the optimiser |
+//! | [`arena`] | memory for large maps |
 
 pub mod activation;
 pub mod adamw;
+pub mod arena;
 pub mod arithmetic;
 mod awake;
 pub mod batch_norm;

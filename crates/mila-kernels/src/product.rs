@@ -161,6 +161,7 @@ impl Product<'_> {
             row = tiles.rows::<A, R>(row);
             row = tiles.rows::<A, 8>(row);
             row = tiles.rows::<A, 7>(row);
+            row = tiles.rows::<A, 4>(row);
             row = tiles.rows::<A, 3>(row);
             tiles.rows::<A, 1>(row);
         }

@@ -111,16 +111,39 @@ macro_rules! tile {
         ])
     };
     (ymm 6, $multiply:literal, $operands:tt) => {
-        tile!(
-            $multiply, $operands, ["32", "ymm12", "ymm13", "ymm14"], [],
-            [
+        tile!(ymm $multiply, $operands, [
                 ("0", "0", "ymm0", "ymm1"),
                 ("4", "64", "ymm2", "ymm3"),
                 ("8", "128", "ymm4", "ymm5"),
                 ("12", "192", "ymm6", "ymm7"),
                 ("16", "256", "ymm8", "ymm9"),
                 ("20", "320", "ymm10", "ymm11"),
-            ],
+        ])
+    };
+    (ymm 4, $multiply:literal, $operands:tt) => {
+        tile!(ymm $multiply, $operands, [
+                ("0", "0", "ymm0", "ymm1"),
+                ("4", "64", "ymm2", "ymm3"),
+                ("8", "128", "ymm4", "ymm5"),
+                ("12", "192", "ymm6", "ymm7"),
+        ])
+    };
+    (ymm 3, $multiply:literal, $operands:tt) => {
+        tile!(ymm $multiply, $operands, [
+                ("0", "0", "ymm0", "ymm1"),
+                ("4", "64", "ymm2", "ymm3"),
+                ("8", "128", "ymm4", "ymm5"),
+        ])
+    };
+    (ymm 1, $multiply:literal, $operands:tt) => {
+        tile!(ymm $multiply, $operands, [
+                ("0", "0", "ymm0", "ymm1"),
+        ])
+    };
+    (ymm $multiply:literal, $operands:tt, $rows:tt) => {
+        tile!(
+            $multiply, $operands, ["32", "ymm12", "ymm13", "ymm14"], [],
+            $rows,
             ["ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11", "ymm12", "ymm13", "ymm14"]
         )
     };
@@ -202,7 +225,7 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
     }
 }
 
-/// [`multiply`] on AVX2 for 6 rows of one lane; others are few and done plainly.
+/// [`multiply`] on AVX2 for 6, 4, 3 or 1 rows of one lane.
 ///
 /// # Safety
 /// The processor has AVX2 and FMA.
@@ -217,11 +240,17 @@ pub(crate) unsafe fn multiply_avx2<A: Arithmetic, const R: usize, const L: usize
 ) {
     left.check(R, depth);
     right.check(L * LANES, depth);
+    // Of all cases: `check` has seen that `R` floats of the left-hand side and a lane of the right-hand side are there for each of
+    // `depth` steps; the lane of the start is read and the tile is written, `R` lanes.
     match (R, L, depth > 0) {
-        // SAFETY: the caller vouches for the instructions. `check` has seen that 6 floats of the left-hand side and 16 of the
-        // right-hand side are there for each of `depth` steps; the lane of the start is read and the tile is written, six
-        // lanes.
+        // SAFETY: the caller vouches for the instructions; memory as above.
         (6, 1, true) => unsafe { tile!(ymm 6, "vfmadd231ps", (left, right, depth, start, tile)) },
+        // SAFETY: as above.
+        (4, 1, true) => unsafe { tile!(ymm 4, "vfmadd231ps", (left, right, depth, start, tile)) },
+        // SAFETY: as above.
+        (3, 1, true) => unsafe { tile!(ymm 3, "vfmadd231ps", (left, right, depth, start, tile)) },
+        // SAFETY: as above.
+        (1, 1, true) => unsafe { tile!(ymm 1, "vfmadd231ps", (left, right, depth, start, tile)) },
         _ => multiply::<A, R, L>(left, right, depth, start, tile),
     }
 }
