@@ -3,7 +3,9 @@
 //! These are the default bodies of [`Executor`]'s composite methods, and free functions because an executor that
 //! overrides one comes back to it when it declines: for a tap on what lives inside, or an unusual option.
 
-use crate::{Activation, Bottleneck, Executor, FusedBottleneck, GatedInput, Mlp, Onto, Residual, Result, Tap};
+use crate::{
+    Activation, Bottleneck, Error, Executor, FusedBottleneck, GatedInput, Mlp, Onto, Recurrence, Residual, Result, Tap,
+};
 
 /// Convolution, batch norm if the convolution has one, activation.
 ///
@@ -88,6 +90,17 @@ pub fn fused_bottleneck<E: Executor>(
     let [expand, project] = &p.names;
     let hidden = tap.pass(expand, e.conv(x, &p.expand, p.activation)?)?;
     tap.pass(project, e.conv(&hidden, &p.project, Activation::None)?)
+}
+
+/// The sum of several recurrences, added in their order.
+///
+/// # Errors
+/// Those of the operators; `Shape` if there is none.
+pub fn recurrences<E: Executor>(e: &E, all: &[Recurrence<'_, E>]) -> Result<E::Map> {
+    let [first, others @ ..] = all else {
+        return Err(Error::shape("recurrences", "at least one recurrence", 0));
+    };
+    others.iter().try_fold(e.recurrence(first)?.0, |sum, next| e.add(sum, &e.recurrence(next)?.0))
 }
 
 /// `onto + drop_path(layer_scale * branch)`, where `x` is the composite's input.

@@ -2,7 +2,7 @@
 
 use crate::{
     Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, FusedBottleneck, GatedInput, LinearWanted, Mlp,
-    NormWanted, Residual, Result, Source, Tap, Wanted, composed,
+    NormWanted, Recurrence, Residual, Result, Source, Tap, Wanted, composed,
 };
 
 /// The eps of a layer norm that says nothing else (PyTorch's default).
@@ -96,6 +96,16 @@ pub trait Executor: Sized {
     /// # Errors
     /// `Shape` for channels that [`crate::shape::attention`] refuses or maps that differ.
     fn linear_attention(&self, qk: &Self::Map, v: &Self::Map, heads: usize) -> Result<Self::Map>;
+    /// A gated linear recurrence: the output, shaped as `r.v`, and the state that `r.state` asks for, shaped as
+    /// [`crate::Start`] says. See [`crate::recurrence`] for its equations.
+    ///
+    /// # Errors
+    /// `Shape` for what [`Recurrence::sizes`] refuses, maps of other extents, a start of another shape, an order that does
+    /// not fit, a state beyond the last step, or, where the executor has the values at hand, a logarithm of a gate above 0.
+    fn recurrence(&self, r: &Recurrence<'_, Self>) -> Result<(Self::Map, Self::Map)> {
+        let _ = r;
+        Err(crate::Error::Unsupported { what: "a recurrence".into(), why: "this executor has none yet".into() })
+    }
     /// `a + b`.
     ///
     /// # Errors
@@ -127,6 +137,14 @@ pub trait Executor: Sized {
     /// `Shape` if `multiple` is zero.
     fn pad_to_multiple(&self, x: Self::Map, multiple: usize) -> Result<Self::Map>;
 
+    /// The sum of the outputs of several recurrences over one map, such as VMamba's four directions, each with parameters
+    /// of its own.
+    ///
+    /// # Errors
+    /// Those of [`recurrence`](Self::recurrence); `Shape` if there is none, or if their values have different extents.
+    fn recurrences(&self, all: &[Recurrence<'_, Self>]) -> Result<Self::Map> {
+        composed::recurrences(self, all)
+    }
     /// Convolution, norm and activation.
     ///
     /// # Errors
