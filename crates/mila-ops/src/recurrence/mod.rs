@@ -20,16 +20,28 @@
 //! several directions are scanned, each is a recurrence of its own, and
 //! [`Executor::recurrences`](crate::Executor::recurrences) adds them up.
 //!
+//! The definition is [`recurrent`], over the operands of one image along its steps ([`Sequence`]); equal to it are the forms
+//! [`chunked`] (gates that do not differ along the values), [`associative`] and [`quadratic`], whose matrices are the
+//! attention that a recurrence implies. [`all_tokens`] is the non-causal one.
+//!
 //! Softmax attention, recurrences that are not linear in the state (TTT), and gates that are matrices (DeltaNet) are not
 //! this operator.
 
+pub mod all_tokens;
+pub mod associative;
+pub mod chunked;
 mod order;
+pub mod quadratic;
+pub mod recurrent;
+mod sequence;
 mod sizes;
 mod steps;
 
 use std::ops::Range;
 
 pub use order::{CROSS_SCAN, Direction, Path, ScanOrder};
+pub use recurrent::Gradients;
+pub use sequence::{At, Decay, Sequence};
 pub use sizes::RecurrenceSizes;
 pub use steps::Steps;
 

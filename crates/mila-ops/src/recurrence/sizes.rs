@@ -1,7 +1,10 @@
 //! The shape rules of a recurrence, checked by every executor before it computes.
 
-use super::{Course, Delta, Gate, InputGate, NonCausal, Normaliser, Part, Read, Recurrence, Shortcut, Start, StateAt};
-use crate::{Error, Executor, Result};
+use super::{
+    Course, Delta, Gate, InputGate, NonCausal, Normaliser, Part, Read, Recurrence, ScanOrder, Shortcut, Start, StateAt,
+    Steps,
+};
+use crate::{Dims, Error, Executor, Result, shape};
 
 const OPERATOR: &str = "recurrence";
 
@@ -27,6 +30,22 @@ impl RecurrenceSizes {
     /// Numbers of one image's state: `heads * keys * (values + sums)`.
     pub const fn state(self) -> usize {
         self.heads * self.keys * (self.values + self.sums)
+    }
+
+    /// The extent of the states of a batch.
+    pub const fn state_dims(self, batch: usize) -> Dims {
+        Dims { batch, height: self.heads, width: self.keys, channels: self.values + self.sums }
+    }
+
+    /// Logarithms of gates must not be positive; a NaN passes, to be found where it is looked for.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] with the first that is.
+    pub fn check_logs(logs: impl IntoIterator<Item = f64>) -> Result<()> {
+        match logs.into_iter().find(|&log| log > 0.0) {
+            None => Ok(()),
+            Some(log) => Err(Error::shape(OPERATOR, "logarithms of gates of at most 0", log)),
+        }
     }
 }
 
@@ -112,6 +131,39 @@ impl<E: Executor> Recurrence<'_, E> {
             }
         }
         Ok(RecurrenceSizes { heads, keys, values: v / heads, sums: self.sums(v / heads)? })
+    }
+
+    /// [`sizes`](Self::sizes), the extent of the output, and the steps over its grid, with everything checked: for executors
+    /// whose maps have `dims` in numbers.
+    ///
+    /// # Errors
+    /// Those of [`sizes`](Self::sizes) and [`ScanOrder::steps`]; [`Error::Shape`] for maps of other extents than `v`, for a
+    /// start of another shape, and for a state beyond the last step.
+    pub fn resolve(
+        &self,
+        dims: impl Fn(&E::Map) -> Dims,
+        volume: impl Fn(&E::Parameter) -> usize,
+    ) -> Result<(RecurrenceSizes, Dims, Steps)> {
+        let sizes = self.sizes(|map| dims(map).channels, volume)?;
+        let output = dims(self.v.whole()).with_channels(sizes.channels());
+        for part in self.maps() {
+            let found = dims(part.whole());
+            shape::same(OPERATOR, &output.with_channels(found.channels), &found)?;
+        }
+        if let Start::Carried(start) = self.start {
+            shape::same("recurrence's start", &sizes.state_dims(output.batch), &dims(start))?;
+        }
+        let order = match self.course {
+            Course::Causal(order) => order,
+            Course::NonCausal(_) => ScanOrder::ROWS,
+        };
+        let steps = order.steps(output.height, output.width)?;
+        match self.state {
+            StateAt::After(after) if after > steps.len() => {
+                Err(Error::shape(OPERATOR, format_args!("a state after at most {} steps", steps.len()), after))
+            }
+            _ => Ok((sizes, output, steps)),
+        }
     }
 
     /// Columns of `z` of a head with `values` columns.

@@ -10,15 +10,17 @@ mod attention;
 mod convolution;
 mod norm;
 mod real;
+mod recurrence;
 
 use std::cell::RefCell;
 
 pub use array::Array;
 pub use real::Real;
+pub use recurrence::{RecurrenceGradients, recurrence_gradients};
 
 use crate::{
     Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Executor, LinearWanted, Mode, NormWanted,
-    Numeric, Result, Source, Wanted, Window, shape,
+    Numeric, Recurrence, Result, Source, Wanted, Window, shape,
 };
 
 /// The reference executor over `f32` or `f64`.
@@ -203,6 +205,10 @@ impl<T: Real> Executor for Reference<T> {
 
     fn linear_attention(&self, qk: &Array<T>, v: &Array<T>, heads: usize) -> Result<Array<T>> {
         attention::linear_attention(qk, v, heads)
+    }
+
+    fn recurrence(&self, r: &Recurrence<'_, Self>) -> Result<(Array<T>, Array<T>)> {
+        recurrence::recurrence(r)
     }
 
     fn add(&self, a: Array<T>, b: &Array<T>) -> Result<Array<T>> {
