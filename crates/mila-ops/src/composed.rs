@@ -4,7 +4,8 @@
 //! overrides one comes back to it when it declines: for a tap on what lives inside, or an unusual option.
 
 use crate::{
-    Activation, Bottleneck, Error, Executor, FusedBottleneck, GatedInput, Mlp, Onto, Recurrence, Residual, Result, Tap,
+    Activation, Bottleneck, Error, Executor, FusedBottleneck, GatedInput, Mlp, Onto, RecurrenceOn, Residual, Result,
+    Tap,
 };
 
 /// Convolution, batch norm if the convolution has one, activation.
@@ -96,7 +97,7 @@ pub fn fused_bottleneck<E: Executor>(
 ///
 /// # Errors
 /// Those of the operators; `Shape` if there is none.
-pub fn recurrences<E: Executor>(e: &E, all: &[Recurrence<'_, E>]) -> Result<E::Map> {
+pub fn recurrences<E: Executor>(e: &E, all: &[RecurrenceOn<'_, E>]) -> Result<E::Map> {
     let [first, others @ ..] = all else {
         return Err(Error::shape("recurrences", "at least one recurrence", 0));
     };

@@ -2,7 +2,7 @@
 
 use crate::{
     Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, FusedBottleneck, GatedInput, LinearWanted, Mlp,
-    NormWanted, Recurrence, Residual, Result, Source, Tap, Wanted, composed,
+    NormWanted, RecurrenceOn, Residual, Result, Source, Tap, Wanted, composed,
 };
 
 /// The eps of a layer norm that says nothing else (PyTorch's default).
@@ -100,9 +100,9 @@ pub trait Executor: Sized {
     /// [`crate::Start`] says. See [`crate::recurrence`] for its equations.
     ///
     /// # Errors
-    /// `Shape` for what [`Recurrence::sizes`] refuses, maps of other extents, a start of another shape, an order that does
-    /// not fit, a state beyond the last step, or, where the executor has the values at hand, a logarithm of a gate above 0.
-    fn recurrence(&self, r: &Recurrence<'_, Self>) -> Result<(Self::Map, Self::Map)> {
+    /// `Shape` for what [`crate::recurrence::resolve`] refuses and, where the executor has the values at hand, for a
+    /// logarithm of a gate above 0.
+    fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Self::Map, Self::Map)> {
         let _ = r;
         Err(crate::Error::Unsupported { what: "a recurrence".into(), why: "this executor has none yet".into() })
     }
@@ -142,7 +142,7 @@ pub trait Executor: Sized {
     ///
     /// # Errors
     /// Those of [`recurrence`](Self::recurrence); `Shape` if there is none, or if their values have different extents.
-    fn recurrences(&self, all: &[Recurrence<'_, Self>]) -> Result<Self::Map> {
+    fn recurrences(&self, all: &[RecurrenceOn<'_, Self>]) -> Result<Self::Map> {
         composed::recurrences(self, all)
     }
     /// Convolution, norm and activation.

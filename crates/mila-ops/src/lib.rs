@@ -43,6 +43,6 @@ pub use executor::{Executor, LAYER_NORM_EPS};
 pub use mode::{BatchStatistics, DropPath, Mode};
 pub use numeric::Numeric;
 pub use parameter::{BatchNormWanted, ConvWanted, Init, Kind, LinearWanted, NormWanted, Source, Values, Wanted};
-pub use recurrence::{CROSS_SCAN, Recurrence, ScanOrder};
+pub use recurrence::{CROSS_SCAN, Recurrence, RecurrenceOn, ScanOrder};
 pub use seeded::Seeded;
 pub use tap::{NoTap, Tap};

@@ -6,7 +6,7 @@ use mila_ops::random::{Stream, site};
 use mila_ops::recurrence::{
     Course, Delta, Gate, InputGate, NonCausal, Normaliser, Part, Path, Read, Shortcut, Start, StateAt,
 };
-use mila_ops::{CROSS_SCAN, Dims, Executor, Recurrence, ScanOrder};
+use mila_ops::{CROSS_SCAN, Dims, Recurrence, ScanOrder};
 
 /// [`Gate`] without its operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,12 +263,12 @@ impl RecurrenceCase {
     }
 
     /// The recurrence of these operands.
-    pub fn recurrence<'a, E: Executor>(
+    pub fn recurrence<'a, M, P>(
         &self,
-        map: &'a E::Map,
-        parameter: &'a E::Parameter,
-        start: &'a E::Map,
-    ) -> Recurrence<'a, E> {
+        map: &'a M,
+        parameter: &'a P,
+        start: &'a M,
+    ) -> Recurrence<Part<'a, M>, Part<'a, P>, &'a M> {
         let [gate, q, v, k, x, input] = self.parts().map(|range| Part::Range(map, range));
         let [gate_bias, a_log, input_bias, bonus, d] =
             self.parameter_parts().map(|range| Part::Range(parameter, range));
@@ -278,7 +278,7 @@ impl RecurrenceCase {
             course: self.course,
             gate: match self.gate {
                 GateKind::None => Gate::None,
-                GateKind::Constant => Gate::Constant(&CONSTANT[..self.heads]),
+                GateKind::Constant => Gate::Constant(CONSTANT[..self.heads].to_vec()),
                 GateKind::Scalar => Gate::Scalar(gate),
                 GateKind::Keys => Gate::Keys(gate),
                 GateKind::Values => Gate::Values(gate),

@@ -30,6 +30,7 @@
 pub mod all_tokens;
 pub mod associative;
 pub mod chunked;
+mod operands;
 mod order;
 pub mod quadratic;
 pub mod recurrent;
@@ -42,7 +43,7 @@ use std::ops::Range;
 pub use order::{CROSS_SCAN, Direction, Path, ScanOrder};
 pub use recurrent::Gradients;
 pub use sequence::{At, Decay, Sequence};
-pub use sizes::RecurrenceSizes;
+pub use sizes::{RecurrenceSizes, Resolved, resolve, sizes};
 pub use steps::Steps;
 
 use crate::Executor;
@@ -87,7 +88,8 @@ impl<T> Clone for Part<'_, T> {
     }
 }
 
-/// A recurrence: its operands, and what they do.
+/// A recurrence: its operands, and what they do. `M` is what stands for a map of the tokens, `P` for a parameter, `S` for a
+/// state: parts of an executor's own in [`RecurrenceOn`], which is what models make.
 ///
 /// All maps have the batch, height and width of `v`. A channel `c` of `v` belongs to head `c / values`; a channel of `q`
 /// and `k` to head `c / keys`. The feature map of linear attention (ELU + 1) and a factor such as `keys^-½` are applied
@@ -110,36 +112,41 @@ impl<T> Clone for Part<'_, T> {
 /// }
 /// # struct Parameters<E: Executor> { rank: usize, states: usize, dt_bias: E::Parameter, a_log: E::Parameter, d: E::Parameter }
 /// ```
-pub struct Recurrence<'a, E: Executor> {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recurrence<M, P, S> {
     /// What reads the state, `[batch, height, width, heads * keys]`: Q, or C of S6.
-    pub q: Part<'a, E::Map>,
+    pub q: M,
     /// Where values are written, `[batch, height, width, heads * keys]`: K, or B of S6.
-    pub k: Part<'a, E::Map>,
+    pub k: M,
     /// What is written, `[batch, height, width, heads * values]`: V, or x of S6.
-    pub v: Part<'a, E::Map>,
+    pub v: M,
     /// Heads, each with a state of its own; S6 has one.
     pub heads: usize,
     /// Which tokens a token sees, and in which order.
     pub course: Course,
     /// How the state decays.
-    pub gate: Gate<'a, E>,
+    pub gate: Gate<M, P>,
     /// How much of the values is written.
-    pub input_gate: InputGate<'a, E>,
+    pub input_gate: InputGate<M, P>,
     /// What the output is divided by.
     pub normaliser: Normaliser,
     /// When the state is read.
-    pub read: Read<'a, E>,
+    pub read: Read<P>,
     /// What is added to the output.
-    pub shortcut: Shortcut<'a, E>,
+    pub shortcut: Shortcut<M, P>,
     /// The state before the first token, and before the first token of every segment.
-    pub start: Start<'a, E>,
+    pub start: Start<S>,
     /// Which state is returned.
     pub state: StateAt,
 }
 
-impl<'a, E: Executor> Recurrence<'a, E> {
+/// A recurrence as an executor takes it.
+pub type RecurrenceOn<'a, E> =
+    Recurrence<Part<'a, <E as Executor>::Map>, Part<'a, <E as Executor>::Parameter>, &'a <E as Executor>::Map>;
+
+impl<M, P, S> Recurrence<M, P, S> {
     /// Causal linear attention along `order`, with one head, from an empty state, and nothing else.
-    pub fn causal(q: Part<'a, E::Map>, k: Part<'a, E::Map>, v: Part<'a, E::Map>, order: ScanOrder) -> Self {
+    pub fn causal(q: M, k: M, v: M, order: ScanOrder) -> Self {
         Self {
             q,
             k,
@@ -157,7 +164,7 @@ impl<'a, E: Executor> Recurrence<'a, E> {
     }
 
     /// Linear attention in which every token sees all tokens, with one head and nothing else.
-    pub fn non_causal(q: Part<'a, E::Map>, k: Part<'a, E::Map>, v: Part<'a, E::Map>, state: NonCausal) -> Self {
+    pub fn non_causal(q: M, k: M, v: M, state: NonCausal) -> Self {
         Self { course: Course::NonCausal(state), ..Self::causal(q, k, v, ScanOrder::ROWS) }
     }
 }
@@ -181,46 +188,49 @@ pub enum NonCausal {
 }
 
 /// The step sizes of a gate, positive by construction: `Δ = softplus(raw + bias)`.
-pub struct Delta<'a, E: Executor> {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delta<M, P> {
     /// Before the softplus, `[batch, height, width, channels]`.
-    pub raw: Part<'a, E::Map>,
+    pub raw: M,
     /// Added to every token's, `[channels]`. It belongs here rather than into the linear map before, because a step over
     /// padding has a `raw` of zero and still decays by `softplus(bias)`.
-    pub bias: Option<Part<'a, E::Parameter>>,
+    pub bias: Option<P>,
 }
 
 /// How the state decays from token to token; no gate can make it grow. Logarithms of gates are at most 0, and an infinite
 /// one clears the state.
-pub enum Gate<'a, E: Executor> {
+#[derive(Clone, Debug, PartialEq)]
+pub enum Gate<M, P> {
     /// Not at all: `G = 1`.
     None,
     /// By a number per head, in `(0, 1]` (RetNet).
-    Constant(&'a [f32]),
+    Constant(Vec<f32>),
     /// By a number per head and token; the logarithm, `[batch, height, width, heads]` (Mamba-2, mLSTM).
-    Scalar(Part<'a, E::Map>),
+    Scalar(M),
     /// By a vector along the keys; the logarithm, `[batch, height, width, heads * keys]` (GLA, HGRN2, RWKV-6).
-    Keys(Part<'a, E::Map>),
+    Keys(M),
     /// By a vector along the values; the logarithm, `[batch, height, width, heads * values]` (RG-LRU, HGRN).
-    Values(Part<'a, E::Map>),
+    Values(M),
     /// By a matrix in two factors, `G[n, c] = exp(Δ_c A[c, n])` with `A = -exp(a_log)` (Mamba's S6).
     Factored {
         /// Step sizes per channel of `v`.
-        delta: Delta<'a, E>,
+        delta: Delta<M, P>,
         /// `[heads * values, keys]`, as the checkpoints of the Mamba families hold it.
-        a_log: Part<'a, E::Parameter>,
+        a_log: P,
     },
 }
 
 /// What the values are multiplied by before they are written.
-pub enum InputGate<'a, E: Executor> {
+#[derive(Clone, Debug, PartialEq)]
+pub enum InputGate<M, P> {
     /// Nothing.
     None,
     /// The step sizes of [`Gate::Factored`], as S6 has it.
     OfGate,
     /// Step sizes per channel of `v`.
-    Channel(Delta<'a, E>),
+    Channel(Delta<M, P>),
     /// Step sizes per head.
-    Head(Delta<'a, E>),
+    Head(Delta<M, P>),
 }
 
 /// What the output is divided by: `n_t = q_t · z_t + eps`, where `z` sums up the keys.
@@ -242,28 +252,30 @@ pub enum Normaliser {
 }
 
 /// When the state is read.
-pub enum Read<'a, E: Executor> {
+#[derive(Clone, Debug, PartialEq)]
+pub enum Read<P> {
     /// After the token is written: it sees itself.
     AfterWrite,
     /// Before, and the token sees itself by a weight: `o_t = q_t (S_{t-1} + diag(bonus) k_tᵀ u_t)` (RWKV-6).
     BeforeWrite {
         /// `[heads * keys]`.
-        bonus: Part<'a, E::Parameter>,
+        bonus: P,
     },
 }
 
 /// What is added to the output: `D ⊙ x`, at the tokens that the order visits.
-pub enum Shortcut<'a, E: Executor> {
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shortcut<M, P> {
     /// Nothing.
     None,
     /// `D ⊙ v`, with `D [heads * values]`; v before the input gate.
-    Value(Part<'a, E::Parameter>),
+    Value(P),
     /// `D ⊙ x` for another map.
     Map {
         /// `[heads * values]`.
-        d: Part<'a, E::Parameter>,
+        d: P,
         /// `[batch, height, width, heads * values]`.
-        x: Part<'a, E::Map>,
+        x: M,
     },
 }
 
@@ -271,11 +283,12 @@ pub enum Shortcut<'a, E: Executor> {
 ///
 /// A state is a map `[batch, heads, keys, values + sums]`: `sums` columns of the normaliser's `z` stand behind those of S;
 /// there are none without a normaliser (see [`RecurrenceSizes::sums`]).
-pub enum Start<'a, E: Executor> {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Start<S> {
     /// Zero.
     Zeros,
     /// What an earlier recurrence returned.
-    Carried(&'a E::Map),
+    Carried(S),
 }
 
 /// Which state a recurrence returns.

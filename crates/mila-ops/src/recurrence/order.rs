@@ -78,16 +78,16 @@ impl ScanOrder {
         Self { direction, ..self }
     }
 
-    /// The steps over a map of `height` rows and `width` columns.
+    /// How many steps it takes over a map of `height` rows and `width` columns, padding included.
     ///
     /// # Errors
-    /// [`Error::Shape`] for windows of side 0, a phase beyond 3, an empty map, or more than 2³² - 2 steps.
-    pub fn steps(self, height: usize, width: usize) -> Result<Steps> {
+    /// [`Error::Shape`] for windows of side 0, a phase beyond 3, an empty map, or more than 2³² - 2 tokens or steps.
+    pub fn count(self, height: usize, width: usize) -> Result<usize> {
         const OPERATOR: &str = "scan order";
         if height == 0 || width == 0 {
             return Err(Error::shape(OPERATOR, "at least one row and one column", format_args!("{height}x{width}")));
         }
-        let steps = match self.path {
+        let extents = match self.path {
             Path::Windows { side: 0 } | Path::SeparateWindows { side: 0 } => {
                 return Err(Error::shape(OPERATOR, "windows of at least one token", 0));
             }
@@ -97,11 +97,23 @@ impl ScanOrder {
             }
             _ => Some((height, width)),
         };
-        let steps = steps.and_then(|(rows, columns)| rows.checked_mul(columns));
-        if steps.is_none_or(|steps| steps > Steps::MOST) {
-            let found = format!("{:?} over {height}x{width}", self.path);
-            return Err(Error::shape(OPERATOR, format_args!("at most {} steps", Steps::MOST), found));
+        let steps = extents.and_then(|(rows, columns)| rows.checked_mul(columns));
+        match (steps.filter(|&steps| steps <= Steps::MOST), self.path) {
+            (Some(_), Path::Atrous { phase }) => Ok((height + 1 - phase % 2) / 2 * ((width + 1 - phase / 2) / 2)),
+            (Some(steps), _) => Ok(steps),
+            (None, path) => {
+                let found = format!("{path:?} over {height}x{width}");
+                Err(Error::shape(OPERATOR, format_args!("at most {} steps", Steps::MOST), found))
+            }
         }
+    }
+
+    /// The steps over a map of `height` rows and `width` columns.
+    ///
+    /// # Errors
+    /// Those of [`count`](Self::count).
+    pub fn steps(self, height: usize, width: usize) -> Result<Steps> {
+        self.count(height, width)?;
         let (visits, segments) = self.path.visits(height, width);
         let steps = Steps::new(visits, segments, height * width)?;
         Ok(match self.direction {

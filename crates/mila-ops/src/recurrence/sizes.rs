@@ -1,8 +1,8 @@
 //! The shape rules of a recurrence, checked by every executor before it computes.
 
 use super::{
-    Course, Delta, Gate, InputGate, NonCausal, Normaliser, Part, Read, Recurrence, ScanOrder, Shortcut, Start, StateAt,
-    Steps,
+    Course, Delta, Gate, InputGate, Normaliser, Part, Read, Recurrence, RecurrenceOn, ScanOrder, Shortcut, Start,
+    StateAt, Steps,
 };
 use crate::{Dims, Error, Executor, Result, shape};
 
@@ -49,24 +49,87 @@ impl RecurrenceSizes {
     }
 }
 
-impl<E: Executor> Recurrence<'_, E> {
-    /// The sizes of this recurrence, whose maps have `channels` channels and whose parameters `volume` values.
-    ///
-    /// What is left to check are the extents of the maps and of the start.
+/// A recurrence with everything checked, for executors whose maps have extents in numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Its sizes.
+    pub sizes: RecurrenceSizes,
+    /// The extent of the output.
+    pub output: Dims,
+    /// The order that it walks the grid in; rows where it is not causal.
+    pub order: ScanOrder,
+    /// How many steps that makes.
+    pub steps: usize,
+    /// After how many of them the state is returned.
+    pub until: usize,
+}
+
+/// The sizes of `r`, whose maps have `channels` channels and whose parameters `volume` values.
+///
+/// What is left to check are the extents of the maps and of the start.
+///
+/// # Errors
+/// [`Error::Shape`] for parts beyond their map or parameter, for sizes that do not fit one another or the heads, for a
+/// constant gate outside `(0, 1]`, for an eps that is not positive, and for combinations that have no meaning: the step
+/// sizes of a gate that has none, or a non-causal recurrence with a gate, a carried state, a read before the write, or
+/// a state within.
+pub fn sizes<E: Executor>(
+    r: &RecurrenceOn<'_, E>,
+    channels: impl Fn(&E::Map) -> usize,
+    volume: impl Fn(&E::Parameter) -> usize,
+) -> Result<RecurrenceSizes> {
+    let map = |part: &Part<'_, E::Map>| width(part, channels(part.whole()));
+    let parameter = |part: &Part<'_, E::Parameter>| width(part, volume(part.whole()));
+    r.with_operands(map, parameter, |_| Ok(()))?.sizes()
+}
+
+/// [`sizes()`], and all that depends on the extents of the maps.
+///
+/// # Errors
+/// Those of [`sizes()`] and [`ScanOrder::steps`]; [`Error::Shape`] for maps of other extents than `v`, for a start of
+/// another shape, and for a state beyond the last step.
+pub fn resolve<E: Executor>(
+    r: &RecurrenceOn<'_, E>,
+    dims: impl Fn(&E::Map) -> Dims,
+    volume: impl Fn(&E::Parameter) -> usize,
+) -> Result<Resolved> {
+    let sizes = sizes::<E>(r, |map| dims(map).channels, volume)?;
+    let output = dims(r.v.whole()).with_channels(sizes.channels());
+    let same = |part: &Part<'_, E::Map>| {
+        let found = dims(part.whole());
+        shape::same(OPERATOR, &output.with_channels(found.channels), &found)
+    };
+    let start = |start: &&E::Map| shape::same("recurrence's start", &sizes.state_dims(output.batch), &dims(start));
+    r.with_operands(same, |_| Ok(()), start)?;
+    let order = match r.course {
+        Course::Causal(order) => order,
+        Course::NonCausal(_) => ScanOrder::ROWS,
+    };
+    let steps = order.count(output.height, output.width)?;
+    let until = match r.state {
+        StateAt::Last => steps,
+        StateAt::After(until) if until <= steps => until,
+        StateAt::After(until) => {
+            return Err(Error::shape(OPERATOR, format_args!("a state after at most {steps} steps"), until));
+        }
+    };
+    Ok(Resolved { sizes, output, order, steps, until })
+}
+
+impl Resolved {
+    /// The steps themselves.
     ///
     /// # Errors
-    /// [`Error::Shape`] for parts beyond their map or parameter, for sizes that do not fit one another or the heads, for a
-    /// constant gate outside `(0, 1]`, for an eps that is not positive, and for combinations that have no meaning: the step
-    /// sizes of a gate that has none, or a non-causal recurrence with a gate, a carried state, a read before the write, or
-    /// a state within.
-    pub fn sizes(
-        &self,
-        channels: impl Fn(&E::Map) -> usize,
-        volume: impl Fn(&E::Parameter) -> usize,
-    ) -> Result<RecurrenceSizes> {
-        let [q, k, v] = [&self.q, &self.k, &self.v].map(|part| width(part, channels(part.whole())));
-        let (q, k, v) = (q?, k?, v?);
-        let heads = self.heads;
+    /// None that [`resolve`] has not found before.
+    pub fn walk(&self) -> Result<Steps> {
+        self.order.steps(self.output.height, self.output.width)
+    }
+}
+
+/// A recurrence of numbers of channels and values.
+impl Recurrence<usize, usize, ()> {
+    fn sizes(&self) -> Result<RecurrenceSizes> {
+        let Self { q, k, v, heads, .. } = *self;
         for (what, found) in [("queries", q), ("keys", k), ("values", v)] {
             if heads == 0 || found == 0 || !found.is_multiple_of(heads) {
                 let expected = format!("channels of {what} that are a multiple of the {heads} heads");
@@ -75,15 +138,9 @@ impl<E: Executor> Recurrence<'_, E> {
         }
         expect("channels of keys, as of queries", q, k)?;
         let keys = q / heads;
-        let map = |what: &str, part: &Part<'_, E::Map>, wanted: usize| {
-            expect(&format!("channels of {what}"), wanted, width(part, channels(part.whole()))?)
-        };
-        let parameter = |what: &str, part: &Part<'_, E::Parameter>, wanted: usize| {
-            expect(&format!("values of {what}"), wanted, width(part, volume(part.whole()))?)
-        };
-        let delta = |delta: &Delta<'_, E>, wanted: usize| {
-            map("step sizes", &delta.raw, wanted)?;
-            delta.bias.as_ref().map_or(Ok(()), |bias| parameter("the step sizes' bias", bias, wanted))
+        let delta = |delta: &Delta<usize, usize>, wanted: usize| {
+            expect("channels of step sizes", wanted, delta.raw)?;
+            delta.bias.map_or(Ok(()), |bias| expect("values of the step sizes' bias", wanted, bias))
         };
         match &self.gate {
             Gate::None => {}
@@ -93,12 +150,12 @@ impl<E: Executor> Recurrence<'_, E> {
                     return Err(Error::shape(OPERATOR, "gates above 0 and up to 1", gate));
                 }
             }
-            Gate::Scalar(log) => map("gates per head", log, heads)?,
-            Gate::Keys(log) => map("gates along the keys", log, q)?,
-            Gate::Values(log) => map("gates along the values", log, v)?,
+            Gate::Scalar(log) => expect("channels of gates per head", heads, *log)?,
+            Gate::Keys(log) => expect("channels of gates along the keys", q, *log)?,
+            Gate::Values(log) => expect("channels of gates along the values", v, *log)?,
             Gate::Factored { delta: step, a_log } => {
                 delta(step, v)?;
-                parameter("A", a_log, v * keys)?;
+                expect("values of A", v * keys, *a_log)?;
             }
         }
         match (&self.input_gate, &self.gate) {
@@ -109,18 +166,18 @@ impl<E: Executor> Recurrence<'_, E> {
             (InputGate::Channel(step), _) => delta(step, v)?,
             (InputGate::Head(step), _) => delta(step, heads)?,
         }
-        if let Read::BeforeWrite { bonus } = &self.read {
-            parameter("the bonus", bonus, q)?;
+        if let Read::BeforeWrite { bonus } = self.read {
+            expect("values of the bonus", q, bonus)?;
         }
-        match &self.shortcut {
+        match self.shortcut {
             Shortcut::None => {}
-            Shortcut::Value(d) => parameter("D", d, v)?,
+            Shortcut::Value(d) => expect("values of D", v, d)?,
             Shortcut::Map { d, x } => {
-                parameter("D", d, v)?;
-                map("the shortcut's map", x, v)?;
+                expect("values of D", v, d)?;
+                expect("channels of the shortcut's map", v, x)?;
             }
         }
-        if let Course::NonCausal(NonCausal::Sum | NonCausal::Mean) = self.course {
+        if let Course::NonCausal(_) = self.course {
             let refused = |found: &str| Err(Error::shape(OPERATOR, "nothing that depends on an order", found));
             match (&self.gate, &self.read, &self.start, self.state) {
                 (Gate::None, Read::AfterWrite, Start::Zeros, StateAt::Last) => {}
@@ -130,68 +187,17 @@ impl<E: Executor> Recurrence<'_, E> {
                 _ => return refused("a gate"),
             }
         }
-        Ok(RecurrenceSizes { heads, keys, values: v / heads, sums: self.sums(v / heads)? })
+        Ok(RecurrenceSizes { heads, keys, values: v / heads, sums: self.sums()? })
     }
 
-    /// [`sizes`](Self::sizes), the extent of the output, and the steps over its grid, with everything checked: for executors
-    /// whose maps have `dims` in numbers.
-    ///
-    /// # Errors
-    /// Those of [`sizes`](Self::sizes) and [`ScanOrder::steps`]; [`Error::Shape`] for maps of other extents than `v`, for a
-    /// start of another shape, and for a state beyond the last step.
-    pub fn resolve(
-        &self,
-        dims: impl Fn(&E::Map) -> Dims,
-        volume: impl Fn(&E::Parameter) -> usize,
-    ) -> Result<(RecurrenceSizes, Dims, Steps)> {
-        let sizes = self.sizes(|map| dims(map).channels, volume)?;
-        let output = dims(self.v.whole()).with_channels(sizes.channels());
-        for part in self.maps() {
-            let found = dims(part.whole());
-            shape::same(OPERATOR, &output.with_channels(found.channels), &found)?;
-        }
-        if let Start::Carried(start) = self.start {
-            shape::same("recurrence's start", &sizes.state_dims(output.batch), &dims(start))?;
-        }
-        let order = match self.course {
-            Course::Causal(order) => order,
-            Course::NonCausal(_) => ScanOrder::ROWS,
-        };
-        let steps = order.steps(output.height, output.width)?;
-        match self.state {
-            StateAt::After(after) if after > steps.len() => {
-                Err(Error::shape(OPERATOR, format_args!("a state after at most {} steps", steps.len()), after))
-            }
-            _ => Ok((sizes, output, steps)),
-        }
-    }
-
-    /// Columns of `z` of a head with `values` columns.
-    fn sums(&self, values: usize) -> Result<usize> {
+    /// Columns of `z` of a head.
+    fn sums(&self) -> Result<usize> {
         let (eps, sums) = match (self.normaliser, &self.gate) {
             (Normaliser::None, _) => return Ok(0),
-            (Normaliser::Gated { eps }, Gate::Values(_) | Gate::Factored { .. }) => (eps, values),
+            (Normaliser::Gated { eps }, Gate::Values(_) | Gate::Factored { .. }) => (eps, self.v / self.heads),
             (Normaliser::Gated { eps } | Normaliser::Ungated { eps }, _) => (eps, 1),
         };
         if eps > 0.0 && eps.is_finite() { Ok(sums) } else { Err(Error::shape(OPERATOR, "an eps above 0", eps)) }
-    }
-
-    /// Every map among the operands but the start: they have the batch, height and width of `v`.
-    pub fn maps(&self) -> impl Iterator<Item = &Part<'_, E::Map>> {
-        let gate = match &self.gate {
-            Gate::None | Gate::Constant(_) => None,
-            Gate::Scalar(log) | Gate::Keys(log) | Gate::Values(log) => Some(log),
-            Gate::Factored { delta, .. } => Some(&delta.raw),
-        };
-        let input_gate = match &self.input_gate {
-            InputGate::None | InputGate::OfGate => None,
-            InputGate::Channel(delta) | InputGate::Head(delta) => Some(&delta.raw),
-        };
-        let shortcut = match &self.shortcut {
-            Shortcut::None | Shortcut::Value(_) => None,
-            Shortcut::Map { x, .. } => Some(x),
-        };
-        [Some(&self.v), Some(&self.q), Some(&self.k), gate, input_gate, shortcut].into_iter().flatten()
     }
 }
 

@@ -20,7 +20,7 @@ pub use recurrence::{RecurrenceGradients, recurrence_gradients};
 
 use crate::{
     Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Executor, LinearWanted, Mode, NormWanted,
-    Numeric, Recurrence, Result, Source, Wanted, Window, shape,
+    Numeric, RecurrenceOn, Result, Source, Wanted, Window, shape,
 };
 
 /// The reference executor over `f32` or `f64`.
@@ -207,7 +207,7 @@ impl<T: Real> Executor for Reference<T> {
         attention::linear_attention(qk, v, heads)
     }
 
-    fn recurrence(&self, r: &Recurrence<'_, Self>) -> Result<(Array<T>, Array<T>)> {
+    fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Array<T>, Array<T>)> {
         recurrence::recurrence(r)
     }
 

@@ -2,7 +2,7 @@
 
 use mila_ops::recurrence::{Course, Decay, Delta, Gate, InputGate, NonCausal, Normaliser, Part, Sequence, recurrent};
 use mila_ops::reference::{Array, Reference, recurrence_gradients};
-use mila_ops::{Dims, Executor, Recurrence, ScanOrder};
+use mila_ops::{Dims, Executor, Recurrence, RecurrenceOn, ScanOrder};
 
 use crate::golden;
 
@@ -167,7 +167,7 @@ fn factored_gates_and_their_gradients() {
     let (q, k, v, raw) = (row(golden().q, 2), row(golden().k, 2), row(golden().u, 2), row(raw(), 2));
     let a_log = [0.0, 2.0_f64.ln(), 0.0, 2.0_f64.ln()].to_vec();
     let delta = Delta { raw: (&raw).into(), bias: None };
-    let r: Recurrence<'_, Reference<f64>> = Recurrence {
+    let r: RecurrenceOn<'_, Reference<f64>> = Recurrence {
         gate: Gate::Factored { delta, a_log: (&a_log).into() },
         input_gate: InputGate::OfGate,
         ..Recurrence::causal((&q).into(), (&k).into(), (&v).into(), ScanOrder::ROWS)
@@ -200,7 +200,7 @@ fn factored_gates_and_their_gradients() {
 fn normalised_recurrences_and_their_gradients() {
     let (q, k, v) = (row(golden().q, 2), row(golden().k, 2), row(golden().u, 2));
     let keys = row(logs(|t, n| (t * n) as f64, 2), 2);
-    let causal = || -> Recurrence<'_, Reference<f64>> {
+    let causal = || -> RecurrenceOn<'_, Reference<f64>> {
         Recurrence::causal((&q).into(), (&k).into(), (&v).into(), ScanOrder::ROWS)
     };
     let (gated, ungated) = (Normaliser::Gated { eps: 1e-6 }, Normaliser::Ungated { eps: 1e-6 });
@@ -250,7 +250,7 @@ fn normalised_recurrences_and_their_gradients() {
         ),
         (
             "a constant",
-            Recurrence { gate: Gate::Constant(&[0.9]), normaliser: gated, ..causal() },
+            Recurrence { gate: Gate::Constant(vec![0.9]), normaliser: gated, ..causal() },
             [
                 -0.255_541_1,
                 -0.818_277_0,

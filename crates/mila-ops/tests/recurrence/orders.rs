@@ -80,6 +80,7 @@ fn every_order_visits_every_token_once() {
     for (height, width) in sides {
         for way in paths {
             let steps = path(way).steps(height, width).unwrap();
+            assert_eq!(path(way).count(height, width).unwrap(), steps.len(), "{way:?} of {height}x{width}");
             let of_token = steps.step_of_token().expect("a permutation");
             for (token, &step) in of_token.iter().enumerate() {
                 assert_eq!(steps.index()[step as usize] as usize, token, "{way:?} of {height}x{width}");
@@ -88,6 +89,8 @@ fn every_order_visits_every_token_once() {
         }
         let mut visited: Vec<u32> =
             (0..4).flat_map(|phase| index(path(Path::Atrous { phase }), height, width)).collect();
+        let counts = (0..4).map(|phase| path(Path::Atrous { phase }).count(height, width).unwrap());
+        assert_eq!(counts.sum::<usize>(), visited.len(), "phases of {height}x{width}");
         visited.sort_unstable();
         assert_eq!(visited, (0..(height * width) as u32).collect::<Vec<_>>(), "phases of {height}x{width}");
         // Columns of a map are the rows of its transpose.

@@ -2,10 +2,10 @@
 
 use mila_ops::recurrence::{Course, Gate, InputGate, NonCausal, Normaliser, Part, Start, StateAt};
 use mila_ops::reference::{Array, Reference};
-use mila_ops::{Dims, Executor, Recurrence, ScanOrder};
+use mila_ops::{Dims, Executor, Recurrence, RecurrenceOn, ScanOrder};
 use mila_parity::{GateKind, RecurrenceCase, StartKind};
 
-type R<'a> = Recurrence<'a, Reference<f64>>;
+type R<'a> = RecurrenceOn<'a, Reference<f64>>;
 
 fn refused(r: &R<'_>) -> String {
     Reference::eval().recurrence(r).expect_err("a refusal").to_string()
@@ -27,7 +27,7 @@ fn sizes_that_do_not_fit() {
         (Recurrence { v: Part::Range(&v, 4..8), ..plain() }, "a part of 6 channels or values, found 4..8"),
         (Recurrence { k: (&other).into(), ..plain() }, "[1, 2, 2, 6], found [1, 4, 1, 6]"),
         (Recurrence { gate: Gate::Scalar((&q).into()), ..plain() }, "1 channels of gates per head, found 6"),
-        (Recurrence { gate: Gate::Constant(&[0.5, 0.5]), ..plain() }, "1 constant gates, found 2"),
+        (Recurrence { gate: Gate::Constant(vec![0.5, 0.5]), ..plain() }, "1 constant gates, found 2"),
         (Recurrence { start: Start::Carried(&q), ..plain() }, "start: expected [1, 1, 6, 6], found [1, 2, 2, 6]"),
         (Recurrence { state: StateAt::After(5), ..plain() }, "a state after at most 4 steps, found 5"),
     ];
@@ -44,7 +44,7 @@ fn gates_that_would_let_the_state_grow() {
     let plain = || -> R<'_> { Recurrence::causal((&q).into(), (&q).into(), (&q).into(), ScanOrder::ROWS) };
     for gate in [1.5, 0.0, -0.5, f32::NAN] {
         assert!(
-            refused(&Recurrence { gate: Gate::Constant(&[gate]), ..plain() }).contains("gates above 0 and up to 1")
+            refused(&Recurrence { gate: Gate::Constant(vec![gate]), ..plain() }).contains("gates above 0 and up to 1")
         );
     }
     for gate in [Gate::Keys(Part::All(&q)), Gate::Values(Part::All(&q)), Gate::Scalar(Part::Range(&q, 1..2))] {
@@ -65,7 +65,7 @@ fn combinations_without_a_meaning() {
             Recurrence { input_gate: InputGate::OfGate, ..plain() },
             "whose step sizes gate the input, found another gate",
         ),
-        (Recurrence { gate: Gate::Constant(&[0.5]), ..all() }, "nothing that depends on an order, found a gate"),
+        (Recurrence { gate: Gate::Constant(vec![0.5]), ..all() }, "nothing that depends on an order, found a gate"),
         (
             Recurrence { start: Start::Carried(&state), ..all() },
             "nothing that depends on an order, found a carried state",

@@ -4,7 +4,6 @@ use super::image::{Image, join, normaliser_of, split};
 use super::{Array, Checked, Course, Gate, Part, Real, Shortcut, Start, Steps, sigmoid};
 use crate::Dims;
 use crate::recurrence::{Decay, Delta, Gradients, InputGate, Read, Sequence, all_tokens, recurrent};
-use crate::reference::Reference;
 
 /// The gradients of the operands that a recurrence has, each in the shape of its part; what it does not have is empty.
 ///
@@ -44,8 +43,9 @@ impl<T: Real> RecurrenceGradients<T> {
         let map =
             |part: &Part<'_, Array<T>>| Array::zeros(dims.with_channels(part.range(part.whole().dims.channels).len()));
         let values = |part: &Part<'_, Vec<T>>| vec![T::zero(); part.range(part.whole().len()).len()];
-        let steps =
-            |delta: &Delta<'_, Reference<T>>| (map(&delta.raw), delta.bias.as_ref().map(values).unwrap_or_default());
+        let steps = |delta: &Delta<Part<'_, Array<T>>, Part<'_, Vec<T>>>| {
+            (map(&delta.raw), delta.bias.as_ref().map(values).unwrap_or_default())
+        };
         let (gate, gate_bias) = match &r.gate {
             Gate::None | Gate::Constant(_) => (empty(), Vec::new()),
             Gate::Scalar(log) | Gate::Keys(log) | Gate::Values(log) => (map(log), Vec::new()),

@@ -2,7 +2,7 @@
 
 use super::{Array, Checked, Course, Gate, Normaliser, Part, Shortcut, Start, gathered, parameter, softplus};
 use crate::recurrence::{Decay, Delta, InputGate, NonCausal, Read, RecurrenceSizes, Sequence, all_tokens, recurrent};
-use crate::reference::{Real, Reference};
+use crate::reference::Real;
 
 /// Rows are steps.
 pub(super) struct Image<T> {
@@ -34,7 +34,7 @@ impl<T: Real> Image<T> {
     pub(super) fn new(checked: &Checked<'_, T>, b: usize) -> Self {
         let (r, sizes, steps) = (checked.r, checked.sizes, &checked.steps);
         let map = |part: &Part<'_, Array<T>>| gathered(part, b, steps);
-        let before_softplus = |delta: &Delta<'_, Reference<T>>| {
+        let before_softplus = |delta: &Delta<Part<'_, Array<T>>, Part<'_, Vec<T>>>| {
             let mut raw = map(&delta.raw);
             if let Some(bias) = delta.bias.as_ref().map(parameter) {
                 raw.chunks_exact_mut(bias.len())

@@ -7,12 +7,12 @@ pub use gradients::RecurrenceGradients;
 use image::Image;
 
 use super::{Array, Real, Reference};
-use crate::recurrence::{Course, Gate, Normaliser, Part, RecurrenceSizes, Shortcut, Start, StateAt, Steps};
-use crate::{Dims, Recurrence, Result};
+use crate::recurrence::{Course, Gate, Normaliser, Part, RecurrenceSizes, Shortcut, Start, Steps};
+use crate::{Dims, RecurrenceOn, Result, recurrence};
 
 /// A recurrence whose shapes fit.
 struct Checked<'a, T: Real> {
-    r: &'a Recurrence<'a, Reference<T>>,
+    r: &'a RecurrenceOn<'a, Reference<T>>,
     sizes: RecurrenceSizes,
     /// Of the output.
     dims: Dims,
@@ -22,18 +22,15 @@ struct Checked<'a, T: Real> {
 }
 
 impl<'a, T: Real> Checked<'a, T> {
-    fn new(r: &'a Recurrence<'a, Reference<T>>) -> Result<Self> {
-        let (sizes, dims, steps) = r.resolve(|map| map.dims, Vec::len)?;
-        let until = match r.state {
-            StateAt::Last => steps.len(),
-            StateAt::After(steps) => steps,
-        };
+    fn new(r: &'a RecurrenceOn<'a, Reference<T>>) -> Result<Self> {
+        let resolved = recurrence::resolve::<Reference<T>>(r, |map| map.dims, Vec::len)?;
         if let Gate::Scalar(log) | Gate::Keys(log) | Gate::Values(log) = &r.gate {
             let range = log.range(log.whole().dims.channels);
             let logs = log.whole().tokens().flat_map(|token| &token[range.clone()]);
             RecurrenceSizes::check_logs(logs.map(|log| log.double()))?;
         }
-        Ok(Self { r, sizes, dims, steps, until })
+        let steps = resolved.walk()?;
+        Ok(Self { r, sizes: resolved.sizes, dims: resolved.output, steps, until: resolved.until })
     }
 
     fn state_dims(&self) -> Dims {
@@ -42,7 +39,7 @@ impl<'a, T: Real> Checked<'a, T> {
 }
 
 /// See [`crate::Executor::recurrence`].
-pub(super) fn recurrence<T: Real>(r: &Recurrence<'_, Reference<T>>) -> Result<(Array<T>, Array<T>)> {
+pub(super) fn recurrence<T: Real>(r: &RecurrenceOn<'_, Reference<T>>) -> Result<(Array<T>, Array<T>)> {
     let checked = Checked::new(r)?;
     let (mut output, mut states) = (Array::zeros(checked.dims), Array::zeros(checked.state_dims()));
     for b in 0..checked.dims.batch {
@@ -68,7 +65,7 @@ pub(super) fn recurrence<T: Real>(r: &Recurrence<'_, Reference<T>>) -> Result<(A
 /// # Errors
 /// Those of the recurrence; [`Error::Shape`] for cotangents of another shape.
 pub fn recurrence_gradients<T: Real>(
-    r: &Recurrence<'_, Reference<T>>,
+    r: &RecurrenceOn<'_, Reference<T>>,
     output: &Array<T>,
     state: &Array<T>,
 ) -> Result<RecurrenceGradients<T>> {
