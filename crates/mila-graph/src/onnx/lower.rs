@@ -144,6 +144,10 @@ impl Lowering<'_> {
                 self.set(id, layout, y);
             }
             (Operator::LinearAttention { heads }, &[qk, v]) => self.attention(id, qk, v, *heads)?,
+            (Operator::Recurrence(_) | Operator::State, _) => {
+                let what = format!("the recurrence `{}` in ONNX", self.path(id));
+                return Err(Error::Unsupported { what, why: "its steps are not exported yet".into() });
+            }
             (Operator::Add, &[a, b]) => self.binary(id, "Add", a, b)?,
             (Operator::Mul, &[a, b]) => self.binary(id, "Mul", a, b)?,
             (Operator::Scale(factors), &[x]) => {
