@@ -73,7 +73,7 @@ macro_rules! golden_files {
         }
     };
 }
-golden_files!("operators", "mila_block", "mila_reduced", "mila_nano", "convnext_reduced", "gradients");
+golden_files!("operators", "mila_block", "mila_reduced", "mila_nano", "convnext_reduced", "presets", "gradients");
 
 impl Golden {
     /// The file `crates/mila-models/tests/golden/{name}.safetensors`.

@@ -1,6 +1,6 @@
 //! The block and whole models of reduced size against PyTorch: logits, each stage, each level of the pyramid.
 
-use mila_models::{Architecture, Output, Task, convnext, mila};
+use mila_models::{Architecture, Output, Preset, Task, convnext, mila};
 use mila_ops::reference::Array;
 use mila_ops::{Builder, Dims, NoTap, Numeric, Result, Tap};
 
@@ -58,6 +58,25 @@ pub fn models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
                 }
             }
         }
+    }
+}
+
+/// Runs registered models at their released sizes against timm's own: logits of a thousand classes.
+///
+/// # Panics
+/// With the model that differs.
+pub fn presets<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
+    let golden = Golden::open("presets");
+    for case in &golden.cases {
+        let preset = Preset::find(&case.name).expect("a registered name");
+        let mut e = make();
+        let model = preset.build(&mut e, &Formula, Task::Classify { classes: 1000 }).expect("a model");
+        let e = e.evaluating();
+        let logits = model.forward(&e, image(&e, case), &mut NoTap).expect("a model's output").logits();
+        let found = e.read(&logits.expect("a classifier gives logits")).expect("logits");
+        let wanted = golden.map(&format!("{}/logits", case.name));
+        assert_eq!(found.dims, wanted.dims, "{}: extent", case.name);
+        assert_close(&case.name, &found.values, &wanted.values, tolerance);
     }
 }
 
