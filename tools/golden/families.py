@@ -4,6 +4,7 @@ registered model at its released size."""
 import timm
 import torch
 from timm.models.convnext import ConvNeXt
+from timm.models.mambaout import MambaOut
 from torch import Tensor, nn
 
 from operators import Cases
@@ -14,6 +15,9 @@ PRESETS = (
     ("convnext-t", "convnext_tiny", 64, 96),
     ("convnext-s", "convnext_small", 64, 96),
     ("convnext-b", "convnext_base", 64, 96),
+    ("mambaout-t", "mambaout_tiny", 64, 96),
+    ("mambaout-s", "mambaout_small", 64, 96),
+    ("mambaout-b", "mambaout_base", 64, 96),
 )
 
 
@@ -43,6 +47,14 @@ def convnext_reduced() -> Cases:
     for size in ((1, 64, 64), (1, 96, 64), (1, 45, 70)):
         model = fill(ConvNeXt(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), num_classes=10)).eval()
         stage_by_stage(cases, model, model.stages, size, planes=True)
+    return cases
+
+
+def mambaout_reduced() -> Cases:
+    cases = Cases()
+    for size in ((1, 64, 64), (2, 45, 70), (1, 7, 1)):
+        model = fill(MambaOut(depths=(1, 2, 1, 1), dims=(16, 32, 40, 48), num_classes=10)).eval()
+        stage_by_stage(cases, model, model.stages, size, planes=False)
     return cases
 
 

@@ -139,6 +139,7 @@ def main() -> None:
         write("mila_reduced.safetensors", mila_reduced())
         write("mila_nano.safetensors", mila_nano())
         write("convnext_reduced.safetensors", families.convnext_reduced())
+        write("mambaout_reduced.safetensors", families.mambaout_reduced())
         write("presets.safetensors", families.presets())
     write("gradients.safetensors", gradients())
     checkpoints.write_all(CRATES / "mila-weights" / "tests" / "pth")

@@ -2,7 +2,7 @@
 
 use mila_ops::{Builder, Executor, Result, Source};
 
-use crate::{Model, Task, convnext, mila};
+use crate::{Model, Task, convnext, mambaout, mila};
 
 /// A family and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,6 +11,8 @@ pub enum Architecture {
     Mila(mila::Config),
     /// [`crate::convnext`].
     ConvNext(convnext::Config),
+    /// [`crate::mambaout`].
+    MambaOut(mambaout::Config),
 }
 
 /// How a picture is resized.
@@ -83,7 +85,7 @@ pub struct Preset {
 }
 
 /// The models of every family, in the order of `mila models`.
-const FAMILIES: &[&[Preset]] = &[mila::PRESETS, convnext::PRESETS];
+const FAMILIES: &[&[Preset]] = &[mila::PRESETS, convnext::PRESETS, mambaout::PRESETS];
 
 /// A name that is not registered.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +148,7 @@ impl Architecture {
         match self {
             Self::Mila(config) => Self::Mila(mila::Config { drop_path, ..config }),
             Self::ConvNext(config) => Self::ConvNext(convnext::Config { drop_path, ..config }),
+            Self::MambaOut(config) => Self::MambaOut(mambaout::Config { drop_path, ..config }),
         }
     }
 
@@ -154,6 +157,7 @@ impl Architecture {
         match self {
             Self::Mila(config) => config.channels << (config.depths.len() - 1),
             Self::ConvNext(config) => config.channels[3],
+            Self::MambaOut(config) => config.channels[3],
         }
     }
 
@@ -165,6 +169,7 @@ impl Architecture {
         match self {
             Self::Mila(config) => mila::build(b, config, task),
             Self::ConvNext(config) => convnext::build(b, config, task),
+            Self::MambaOut(config) => mambaout::build(b, config, task),
         }
     }
 }
