@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 
 use mila_ops::{
     Activation, BatchNormWanted, ConvWanted, DropPath, Error, Executor, LinearWanted, NormWanted, RecurrenceOn, Result,
@@ -277,6 +278,17 @@ impl Executor for Graph {
     fn mul(&self, a: Shaped, b: &Shaped) -> Result<Shaped> {
         self.equal("mul", &a, b)?;
         Ok(self.like("", Operator::Mul, &[&a, b]))
+    }
+
+    fn channels(&self, x: &Shaped, range: Range<usize>) -> Result<Shaped> {
+        shape::channel_range(&range, x.channels)?;
+        let operator = Operator::Channels { start: range.start, end: range.end };
+        Ok(self.record("", operator, &[x], x.extents.clone(), range.len(), 0))
+    }
+
+    fn concat(&self, a: &Shaped, b: &Shaped) -> Result<Shaped> {
+        self.equal("concat", &Shaped { channels: b.channels, ..a.clone() }, b)?;
+        Ok(self.record("", Operator::Concat, &[a, b], a.extents.clone(), a.channels + b.channels, 0))
     }
 
     fn scale(&self, x: Shaped, p: &Parameter) -> Result<Shaped> {

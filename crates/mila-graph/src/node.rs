@@ -66,6 +66,15 @@ pub enum Operator {
     Add,
     /// `a * b`.
     Mul,
+    /// Some of the channels.
+    Channels {
+        /// The first of them.
+        start: usize,
+        /// The first that is not.
+        end: usize,
+    },
+    /// The channels of `a`, then those of `b`.
+    Concat,
     /// A factor per channel.
     Scale(TensorId),
     /// Mean over tokens.

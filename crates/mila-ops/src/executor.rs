@@ -1,8 +1,10 @@
 //! The operator algebra.
 
+use std::ops::Range;
+
 use crate::{
-    Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, FusedBottleneck, GatedInput, LinearWanted, Mlp,
-    NormWanted, RecurrenceOn, Residual, Result, Source, Tap, Wanted, composed,
+    Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, FusedBottleneck, GatedConv, GatedInput,
+    LinearWanted, Mlp, NormWanted, NormedLinear, RecurrenceOn, Residual, Result, Source, Tap, Wanted, composed,
 };
 
 /// The eps of a layer norm that says nothing else (PyTorch's default).
@@ -116,6 +118,16 @@ pub trait Executor: Sized {
     /// # Errors
     /// `Shape` if the extents differ.
     fn mul(&self, a: Self::Map, b: &Self::Map) -> Result<Self::Map>;
+    /// The channels `range` of every token.
+    ///
+    /// # Errors
+    /// `Shape` for a range that [`crate::shape::channel_range`] refuses.
+    fn channels(&self, x: &Self::Map, range: Range<usize>) -> Result<Self::Map>;
+    /// The channels of `a`, then those of `b`.
+    ///
+    /// # Errors
+    /// `Shape` if the maps differ in more than their channels.
+    fn concat(&self, a: &Self::Map, b: &Self::Map) -> Result<Self::Map>;
     /// `x * factors`, a factor per channel.
     ///
     /// # Errors
@@ -184,6 +196,33 @@ pub trait Executor: Sized {
     /// Those of the operators.
     fn mlp(&self, x: Self::Map, p: &Mlp<Self>, add: Residual<Self>, tap: &mut dyn Tap<Self>) -> Result<Self::Map> {
         composed::mlp(self, x, p, add, tap)
+    }
+    /// `linear(norm(x))`: the way into a block.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn normed_linear(&self, x: &Self::Map, p: &NormedLinear<Self>, tap: &mut dyn Tap<Self>) -> Result<Self::Map> {
+        composed::normed_linear(self, x, p, tap)
+    }
+    /// `onto + linear(x)`: the way out of a block.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn linear_residual(&self, x: Self::Map, p: &Self::Linear, add: Residual<Self>) -> Result<Self::Map> {
+        composed::linear_residual(self, x, p, add)
+    }
+    /// The gated CNN block: a gate beside a map of which some channels are convolved.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn gated_conv(
+        &self,
+        x: Self::Map,
+        p: &GatedConv<Self>,
+        add: Residual<Self>,
+        tap: &mut dyn Tap<Self>,
+    ) -> Result<Self::Map> {
+        composed::gated_conv(self, x, p, add, tap)
     }
     /// The three convolutions of an inverted bottleneck.
     ///

@@ -36,7 +36,7 @@ mod tap;
 
 pub use activation::Activation;
 pub use builder::{Builder, Convolution};
-pub use composite::{Bottleneck, FusedBottleneck, GatedInput, Mlp, Onto, Residual};
+pub use composite::{Bottleneck, FusedBottleneck, GatedConv, GatedInput, Mlp, NormedLinear, Onto, Residual};
 pub use dims::{Dims, Window};
 pub use error::{Error, Result};
 pub use executor::{Executor, LAYER_NORM_EPS};

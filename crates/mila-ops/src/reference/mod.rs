@@ -13,6 +13,7 @@ mod real;
 mod recurrence;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 pub use array::Array;
 pub use real::Real;
@@ -219,6 +220,18 @@ impl<T: Real> Executor for Reference<T> {
     fn mul(&self, a: Array<T>, b: &Array<T>) -> Result<Array<T>> {
         shape::same("mul", &a.dims, &b.dims)?;
         Ok(a.zip(b, |x, y| x * y))
+    }
+
+    fn channels(&self, x: &Array<T>, range: Range<usize>) -> Result<Array<T>> {
+        shape::channel_range(&range, x.dims.channels)?;
+        let values = x.tokens().flat_map(|token| &token[range.clone()]).copied().collect();
+        Ok(Array { dims: x.dims.with_channels(range.len()), values })
+    }
+
+    fn concat(&self, a: &Array<T>, b: &Array<T>) -> Result<Array<T>> {
+        shape::same("concat", &a.dims.with_channels(b.dims.channels), &b.dims)?;
+        let values = a.tokens().zip(b.tokens()).flat_map(|(a, b)| a.iter().chain(b)).copied().collect();
+        Ok(Array { dims: a.dims.with_channels(a.dims.channels + b.dims.channels), values })
     }
 
     fn scale(&self, mut x: Array<T>, factors: &Vec<T>) -> Result<Array<T>> {
