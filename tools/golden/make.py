@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
-from timm.models.convnext import ConvNeXt
 from torch import Tensor
 
 import checkpoints
+import families
 import mila
 import operators
+from families import add_model_case, image
 from operators import Cases
 from values import fill, symmetric
 
@@ -50,14 +51,6 @@ TRAINED = (
 NORMS = ("patch_embed.conv1.norm", "layers.1.downsample.conv.2.norm")
 
 
-def image(batch: int, height: int, width: int) -> Tensor:
-    return symmetric("input", (batch, 3, height, width), 2.0).double()
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1)
-
-
 def write(name: str, cases: Cases) -> None:
     """f32, contiguous; the descriptions are one JSON string, since the order of several entries is not fixed."""
     tensors = {key: tensor.detach().to(torch.float32).contiguous() for key, tensor in cases.tensors.items()}
@@ -90,12 +83,6 @@ def pyramid(cases: Cases, config: mila.Config, sizes) -> None:
         add_model_case(cases, "pyramid", size, {f"maps.{i}": x for i, x in enumerate(model(image(*size)))})
 
 
-def add_model_case(cases: Cases, op: str, size: tuple[int, int, int], outputs: dict[str, Tensor]) -> None:
-    batch, height, width = size
-    name = f"{op}_{height}x{width}" + (f"_batch{batch}" if batch > 1 else "")
-    cases.add(name, op, {}, outputs, batch=batch, height=height, width=width)
-
-
 def mila_reduced() -> Cases:
     cases = Cases()
     sizes = ((1, 64, 64), (1, 64, 32), (1, 33, 47), (1, 7, 1), (3, 32, 32))
@@ -107,21 +94,6 @@ def mila_reduced() -> Cases:
 def mila_nano() -> Cases:
     cases = Cases()
     classify(cases, NANO, ((2, 32, 32), (1, 17, 40)))
-    return cases
-
-
-def convnext_reduced() -> Cases:
-    """timm's own model; stages.N is the output of its module of that name, so it includes the downsample before it."""
-    cases = Cases()
-    model = fill(ConvNeXt(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), num_classes=10)).eval()
-    for size in ((1, 64, 64), (1, 96, 64), (1, 45, 70)):
-        x, outputs = model.stem(image(*size)), {}
-        for i, stage in enumerate(model.stages):
-            x = stage(x)
-            outputs[f"stages.{i}"] = channels_last(x)
-        outputs["logits"] = model.forward_head(model.norm_pre(x))
-        assert torch.equal(outputs["logits"], model(image(*size))), "stage by stage differs from timm's forward"
-        add_model_case(cases, "classify", size, outputs)
     return cases
 
 
@@ -166,7 +138,9 @@ def main() -> None:
         write("mila_block.safetensors", block())
         write("mila_reduced.safetensors", mila_reduced())
         write("mila_nano.safetensors", mila_nano())
-        write("convnext_reduced.safetensors", convnext_reduced())
+        write("convnext_reduced.safetensors", families.convnext_reduced())
+        write("mambaout_reduced.safetensors", families.mambaout_reduced())
+        write("presets.safetensors", families.presets())
     write("gradients.safetensors", gradients())
     checkpoints.write_all(CRATES / "mila-weights" / "tests" / "pth")
     for path in sorted(GOLDEN.glob("*.safetensors")):

@@ -109,8 +109,15 @@ def pad(cases: Cases) -> None:
         cases.add(case, "pad", p, {"y": mila.pad_to_multiple(p["x"], multiple)}, multiple=multiple)
 
 
+def channels(cases: Cases) -> None:
+    p = values("channels", x=(2, 3, 5, 11))
+    cases.add("channels", "channels", p, {"y": p["x"][..., 4:9]}, start=4, end=9)
+    p = {name: symmetric(f"concat/{name}", (2, 3, 5, c), 2.0).double() for name, c in (("a", 4), ("b", 7))}
+    cases.add("concat", "concat", p, {"y": torch.cat([p["a"], p["b"]], dim=-1)})
+
+
 def all_cases() -> Cases:
     cases = Cases()
-    for add in (linear, convolution, layer_norm, batch_norm, linear_attention, mean_over_tokens, pad):
+    for add in (linear, convolution, layer_norm, batch_norm, linear_attention, mean_over_tokens, pad, channels):
         add(cases)
     return cases

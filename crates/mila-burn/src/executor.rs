@@ -1,6 +1,7 @@
 //! The operator algebra over Burn tensors.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, Gradients, Tensor};
@@ -333,6 +334,16 @@ impl Executor for Burn {
     fn mul(&self, a: Tensor<4>, b: &Tensor<4>) -> Result<Tensor<4>> {
         shape::same("mul", &dims(&a), &dims(b))?;
         Ok(a * b.clone())
+    }
+
+    fn channels(&self, x: &Tensor<4>, range: Range<usize>) -> Result<Tensor<4>> {
+        shape::channel_range(&range, x.dims()[3])?;
+        Ok(x.clone().narrow(3, range.start, range.len()))
+    }
+
+    fn concat(&self, a: &Tensor<4>, b: &Tensor<4>) -> Result<Tensor<4>> {
+        shape::same("concat", &dims(a).with_channels(b.dims()[3]), &dims(b))?;
+        Ok(Tensor::cat(vec![a.clone(), b.clone()], 3))
     }
 
     fn scale(&self, x: Tensor<4>, p: &Parameter) -> Result<Tensor<4>> {

@@ -1,19 +1,21 @@
 //! The operator algebra over pooled buffers.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mila_kernels::linear_attention::{self, Attention, Rotations};
 use mila_kernels::{
-    Epilogue, Isa, activation, bottleneck, conv, depthwise, elementwise, layer_norm, linear, mlp, pool,
+    Isa, activation, bottleneck, channels, conv, depthwise, elementwise, layer_norm, linear, mlp, pool,
 };
 use mila_ops::reference::Array;
 use mila_ops::{
-    Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, FusedBottleneck, GatedInput,
-    LinearWanted, Mlp, NormWanted, Numeric, Onto, Residual, Result, Source, Tap, Wanted, Window, composed, rope2d,
-    shape,
+    Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, FusedBottleneck, GatedConv,
+    GatedInput, LinearWanted, Mlp, NormWanted, NormedLinear, Numeric, Onto, Residual, Result, Source, Tap, Wanted,
+    Window, composed, rope2d, shape,
 };
 
+use crate::arguments::{epilogue, extent, kernel_activation, kernel_window};
 use crate::buffer::{Map, Pool, Recycling};
 use crate::observer::Observer;
 use crate::prepared::{Affine, Conv, Kernel, Linear, Norm, Precision, fetch};
@@ -69,20 +71,20 @@ impl Cpu {
     }
 
     /// A fresh map of `dims`, written by the operator `name`.
-    fn operator(&self, name: &'static str, dims: Dims, write: impl FnOnce(&mut [f32])) -> Result<Map> {
+    pub(crate) fn operator(&self, name: &'static str, dims: Dims, write: impl FnOnce(&mut [f32])) -> Result<Map> {
         self.begin(name);
         let map = self.written(dims, write);
         self.end(dims);
         Ok(map)
     }
 
-    fn begin(&self, operator: &'static str) {
+    pub(crate) fn begin(&self, operator: &'static str) {
         if let Some(observer) = &self.observer {
             observer.begin(operator);
         }
     }
 
-    fn end(&self, output: Dims) {
+    pub(crate) fn end(&self, output: Dims) {
         if let Some(observer) = &self.observer {
             observer.end(output);
         }
@@ -136,7 +138,7 @@ impl Cpu {
     }
 
     /// The linear map, then the activation, then the residual.
-    fn linear_onto(&self, x: &Map, p: &Linear, then: Activation, residual: Option<&Map>) -> Result<Map> {
+    pub(crate) fn linear_onto(&self, x: &Map, p: &Linear, then: Activation, residual: Option<&Map>) -> Result<Map> {
         shape::channels("linear", p.weight.depth(), x.dims().channels)?;
         let dims = x.dims().with_channels(p.weight.columns());
         let epilogue = epilogue(dims, p.bias.as_deref(), then, residual)?;
@@ -193,36 +195,6 @@ impl Cpu {
             }
         })
     }
-}
-
-fn extent(dims: Dims) -> mila_kernels::Map {
-    mila_kernels::Map { batch: dims.batch, height: dims.height, width: dims.width, channels: dims.channels }
-}
-
-fn kernel_window(window: Window) -> mila_kernels::Window {
-    mila_kernels::Window { kernel: window.kernel, stride: window.stride, padding: window.padding }
-}
-
-fn kernel_activation(then: Activation) -> mila_kernels::Activation {
-    match then {
-        Activation::None => mila_kernels::Activation::None,
-        Activation::Relu => mila_kernels::Activation::Relu,
-        Activation::Silu => mila_kernels::Activation::Silu,
-        Activation::Gelu => mila_kernels::Activation::Gelu,
-    }
-}
-
-/// What follows the product for an output of `dims`.
-fn epilogue<'a>(
-    dims: Dims,
-    bias: Option<&'a [f32]>,
-    then: Activation,
-    residual: Option<&'a Map>,
-) -> Result<Epilogue<'a>> {
-    if let Some(residual) = residual {
-        shape::same("residual", &dims, &residual.dims())?;
-    }
-    Ok(Epilogue { bias, activation: kernel_activation(then), residual: residual.map(Map::values) })
 }
 
 impl Executor for Cpu {
@@ -316,6 +288,20 @@ impl Executor for Cpu {
     fn mul(&self, a: Map, b: &Map) -> Result<Map> {
         shape::same("mul", &a.dims(), &b.dims())?;
         self.operator("mul", a.dims(), |y| elementwise::multiply(self.isa, a.values(), b.values(), y))
+    }
+
+    fn channels(&self, x: &Map, range: Range<usize>) -> Result<Map> {
+        let dims = x.dims();
+        shape::channel_range(&range, dims.channels)?;
+        let (width, values) = (dims.with_channels(range.len()), x.values());
+        self.operator("channels", width, |y| channels::take(values, dims.channels, range, y))
+    }
+
+    fn concat(&self, a: &Map, b: &Map) -> Result<Map> {
+        let (dims, widths) = (a.dims(), [a.dims().channels, b.dims().channels]);
+        shape::same("concat", &dims.with_channels(widths[1]), &b.dims())?;
+        let join = |y: &mut [f32]| channels::join([a.values(), b.values()], widths, y);
+        self.operator("concat", dims.with_channels(widths[0] + widths[1]), join)
     }
 
     fn scale(&self, x: Map, factors: &Vec<f32>) -> Result<Map> {
@@ -414,6 +400,18 @@ impl Executor for Cpu {
             epilogue: epilogue(dims, p.fc2.bias.as_deref(), Activation::None, Some(residual))?,
         };
         self.operator("mlp", dims, |y| mlp::forward(self.isa, x.values(), p.norm.kernel(), mlp, y))
+    }
+
+    fn normed_linear(&self, x: &Map, p: &NormedLinear<Self>, tap: &mut dyn Tap<Self>) -> Result<Map> {
+        self.fused_normed_linear(x, p, tap)
+    }
+
+    fn linear_residual(&self, x: Map, p: &Linear, add: Residual<Self>) -> Result<Map> {
+        self.fused_linear_residual(x, p, add)
+    }
+
+    fn gated_conv(&self, x: Map, p: &GatedConv<Self>, add: Residual<Self>, tap: &mut dyn Tap<Self>) -> Result<Map> {
+        self.fused_gated_conv(x, p, add, tap)
     }
 
     fn fused_bottleneck(&self, x: &Map, p: &FusedBottleneck<Self>, tap: &mut dyn Tap<Self>) -> Result<Map> {

@@ -16,8 +16,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod arguments;
 mod buffer;
 mod executor;
+mod fused;
 mod observer;
 mod prepared;
 

@@ -29,7 +29,8 @@ pub struct Cost {
     pub macs: u64,
     /// And norms: 5 a value for layer norm, 2 for batch norm in evaluation (fvcore's convention).
     pub macs_with_norms: u64,
-    /// `macs` and recurrences; no model of this registry has one, so it equals `macs`.
+    /// `macs` and recurrences: 9 for every element of the state of S6 and one for its shortcut, as the published tables of
+    /// the Mamba families count; other gates' elements count 3, and 2 without one.
     pub macs_with_scan: u64,
     /// Bytes of the maps that live at once at the worst moment, in f32, each map freed after its last use.
     pub activation_bytes: u64,
@@ -52,6 +53,13 @@ impl Node {
     fn tokens(&self, sizes: Sizes) -> u64 {
         self.extents.iter().map(|extent| extent.at(sizes) as u64).product()
     }
+
+    fn scan_macs(&self, sizes: Sizes) -> u64 {
+        match &self.operator {
+            Operator::Recurrence(recorded) => recorded.scan_macs(&self.extents, sizes),
+            _ => 0,
+        }
+    }
 }
 
 impl Trace {
@@ -62,7 +70,7 @@ impl Trace {
         Cost {
             macs,
             macs_with_norms: macs + sum(|n| n.norm_macs_per_token),
-            macs_with_scan: macs,
+            macs_with_scan: macs + self.nodes().iter().map(|n| n.scan_macs(sizes)).sum::<u64>(),
             activation_bytes: self.peak_bytes(sizes),
         }
     }
@@ -73,13 +81,14 @@ impl Trace {
         let layer = |n: &Node| Layer {
             name: n.name.clone(),
             output: [n.extents[1].at(sizes), n.extents[2].at(sizes), n.channels],
-            parameters: self.tensors_of(n).map(|t| t.volume()).sum(),
+            parameters: self.parameters_of(n),
             macs: n.tokens(sizes) * n.macs_per_token,
         };
         counted.map(layer).collect()
     }
 
-    fn tensors_of<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = &'a mila_ops::Wanted> {
+    /// How many trained values a node has.
+    fn parameters_of(&self, node: &Node) -> usize {
         let ids = match &node.operator {
             Operator::Linear { weight, bias, .. } | Operator::Convolution { weight, bias, .. } => {
                 [Some(*weight), *bias]
@@ -87,10 +96,13 @@ impl Trace {
             Operator::BatchNorm { tensors, .. } => [Some(tensors[0]), Some(tensors[1])],
             Operator::LayerNorm { tensors, .. } => tensors.map(Some),
             Operator::Scale(factors) => [Some(*factors), None],
+            Operator::Recurrence(recorded) => {
+                return recorded.tensors().into_iter().map(|part| part.values.len()).sum();
+            }
             _ => [None, None],
         };
-        let manifest = self.manifest();
-        ids.into_iter().flatten().map(|id| &manifest[id.0]).filter(|t| t.kind == Kind::Parameter)
+        let tensors = ids.into_iter().flatten().map(|id| &self.manifest()[id.0]);
+        tensors.filter(|t| t.kind == Kind::Parameter).map(mila_ops::Wanted::volume).sum()
     }
 
     /// The largest sum of maps that are alive at once when nodes run in order and die after their last use.

@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 
 use mila_ops::{
-    Activation, BatchNormWanted, ConvWanted, DropPath, Error, Executor, LinearWanted, NormWanted, Result, Source,
-    Values, Wanted, Window, shape,
+    Activation, BatchNormWanted, ConvWanted, DropPath, Error, Executor, LinearWanted, NormWanted, RecurrenceOn, Result,
+    Source, Values, Wanted, Window, shape,
 };
 
 use crate::{Extent, Id, Node, Operator, Symbol, TensorId};
@@ -89,13 +90,13 @@ pub struct BatchNorm {
 /// A raw parameter as recorded.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    name: String,
-    tensor: TensorId,
-    volume: usize,
+    pub(crate) name: String,
+    pub(crate) tensor: TensorId,
+    pub(crate) volume: usize,
 }
 
 /// The layer of a tensor: its name without the last part.
-fn layer(tensor: &str) -> String {
+pub(crate) fn layer(tensor: &str) -> String {
     tensor.rsplit_once('.').map_or_else(String::new, |(layer, _)| layer.to_owned())
 }
 
@@ -119,7 +120,7 @@ impl Graph {
         TensorId(self.manifest.len() - 1)
     }
 
-    fn record(
+    pub(crate) fn record(
         &self,
         name: &str,
         operator: Operator,
@@ -154,8 +155,8 @@ impl Graph {
         self.record(name, operator, inputs, inputs[0].extents.clone(), inputs[0].channels, 0)
     }
 
-    fn name_of(&self, map: &Shaped) -> String {
-        self.nodes.borrow()[map.id.0].name.clone()
+    pub(crate) fn name_of(&self, map: Id) -> String {
+        self.nodes.borrow()[map.0].name.clone()
     }
 
     fn equal(&self, operator: &'static str, a: &Shaped, b: &Shaped) -> Result<()> {
@@ -261,8 +262,12 @@ impl Executor for Graph {
         let channels = v.channels as u64;
         // K^T V and Q (K^T V), and the normaliser.
         let macs = channels * (2 * channels / heads as u64 + 1);
-        let name = layer(&self.name_of(qk));
+        let name = layer(&self.name_of(qk.id));
         Ok(self.record(&name, Operator::LinearAttention { heads }, &[qk, v], v.extents.clone(), v.channels, macs))
+    }
+
+    fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Shaped, Shaped)> {
+        self.record_recurrence(r)
     }
 
     fn add(&self, a: Shaped, b: &Shaped) -> Result<Shaped> {
@@ -273,6 +278,17 @@ impl Executor for Graph {
     fn mul(&self, a: Shaped, b: &Shaped) -> Result<Shaped> {
         self.equal("mul", &a, b)?;
         Ok(self.like("", Operator::Mul, &[&a, b]))
+    }
+
+    fn channels(&self, x: &Shaped, range: Range<usize>) -> Result<Shaped> {
+        shape::channel_range(&range, x.channels)?;
+        let operator = Operator::Channels { start: range.start, end: range.end };
+        Ok(self.record("", operator, &[x], x.extents.clone(), range.len(), 0))
+    }
+
+    fn concat(&self, a: &Shaped, b: &Shaped) -> Result<Shaped> {
+        self.equal("concat", &Shaped { channels: b.channels, ..a.clone() }, b)?;
+        Ok(self.record("", Operator::Concat, &[a, b], a.extents.clone(), a.channels + b.channels, 0))
     }
 
     fn scale(&self, x: Shaped, p: &Parameter) -> Result<Shaped> {

@@ -18,10 +18,12 @@ mod executor;
 mod extent;
 mod node;
 pub mod onnx;
+mod recurrence;
 mod trace;
 
 pub use cost::{Cost, Layer, Sizes};
 pub use executor::{Graph, Shaped};
 pub use extent::{Extent, Step, Symbol};
 pub use node::{Id, Node, Operator, TensorId};
+pub use recurrence::{MapPart, Recorded, TensorPart};
 pub use trace::Trace;

@@ -2,7 +2,7 @@
 
 use mila_ops::{Activation, Window};
 
-use crate::Extent;
+use crate::{Extent, Recorded};
 
 /// A node of the graph: the map that its operator gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,10 +58,23 @@ pub enum Operator {
         /// Heads.
         heads: usize,
     },
+    /// Inputs: the maps of its operands, each once, and the start.
+    Recurrence(Box<Recorded>),
+    /// The state of the recurrence that is its input.
+    State,
     /// `a + b`.
     Add,
     /// `a * b`.
     Mul,
+    /// Some of the channels.
+    Channels {
+        /// The first of them.
+        start: usize,
+        /// The first that is not.
+        end: usize,
+    },
+    /// The channels of `a`, then those of `b`.
+    Concat,
     /// A factor per channel.
     Scale(TensorId),
     /// Mean over tokens.

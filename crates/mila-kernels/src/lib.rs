@@ -15,7 +15,7 @@
 //! | [`conv`], [`depthwise`] | the same with windows of a map |
 //! | [`layer_norm`], [`batch_norm`] | y = (x - mean) / sqrt(variance + ε) · weight + bias |
 //! | [`linear_attention`] | o = (R φ(q))ᵀ S / (φ(q)ᵀ m + ε) |
-//! | [`activation`], [`elementwise`], [`pool`] | element by element, and means |
+//! | [`activation`], [`elementwise`], [`channels`], [`pool`] | element by element, some channels, and means |
 //! | [`adamw`] | one step of the optimiser |
 //! | [`arena`] | memory for large maps |
 
@@ -28,6 +28,7 @@ pub mod batch_norm;
 mod bf16;
 pub mod bottleneck;
 mod cache;
+pub mod channels;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;

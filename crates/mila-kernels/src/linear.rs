@@ -35,6 +35,42 @@ pub fn forward_gated(isa: Isa, x: &[f32], gate: &[f32], weight: &PackedMatrix, e
     Layer::new(x, weight, epilogue, y).run(isa, Rows::Gated { x, gate });
 }
 
+/// `y = activation(norm(x) W + bias) + residual`.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn forward_normed(
+    isa: Isa,
+    x: &[f32],
+    norm: Norm<'_>,
+    weight: &PackedMatrix,
+    epilogue: Epilogue<'_>,
+    y: &mut [f32],
+) {
+    norm.check(weight.depth());
+    Layer::new(x, weight, epilogue, y).run(isa, Rows::Normed { x, norm });
+}
+
+/// [`forward`] of the first floats of rows that are `stride` long.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn forward_strided(
+    isa: Isa,
+    x: &[f32],
+    stride: usize,
+    weight: &PackedMatrix,
+    epilogue: Epilogue<'_>,
+    y: &mut [f32],
+) {
+    let layer = Layer::checked("linear", weight, epilogue, y);
+    assert!(stride >= weight.depth(), "linear: rows of {stride} floats, {} inputs", weight.depth());
+    if let Some(rows) = layer.rows() {
+        assert_eq!(x.len(), rows * stride, "linear: x is {rows} rows of {stride}");
+    }
+    layer.run(isa, Rows::Plain { x, stride });
+}
+
 /// Two layers of one normalised input, `activation(norm(x) W + bias) + residual` each: the projections into a block.
 ///
 /// The arguments of a layer are those of [`forward`].
@@ -322,15 +358,19 @@ mod tests {
             everywhere(
                 |isa| {
                     let packed = PackedMatrix::from_columns(isa, &weight, outputs, inputs);
-                    let mut y = [unwritten(rows * outputs), unwritten(rows * outputs)];
+                    let mut y = [(); 3].map(|()| unwritten(rows * outputs));
                     forward(isa, &x, &packed, Epilogue { bias: Some(&bias), ..Epilogue::default() }, &mut y[0]);
                     let epilogue = Epilogue { bias: None, activation: Activation::Relu, residual: Some(&residual) };
                     forward_gated(isa, &x, &gate, &packed, epilogue, &mut y[1]);
+                    let spaced: Vec<f32> = x.chunks_exact(inputs).flat_map(|x| [x, &[f32::NAN; 3]].concat()).collect();
+                    let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
+                    forward_strided(isa, &spaced, inputs + 3, &packed, epilogue, &mut y[2]);
                     y.to_vec()
                 },
                 |isa, y| {
                     assert_close(format!("{isa} {rows}x{inputs}x{outputs}"), &y[0], &plain, 2e-6);
                     assert_close(format!("{isa} {rows}x{inputs}x{outputs} gated"), &y[1], &gated, 2e-6);
+                    assert_close(format!("{isa} {rows}x{inputs}x{outputs} strided"), &y[2], &plain, 2e-6);
                 },
             );
         }

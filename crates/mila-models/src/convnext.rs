@@ -7,6 +7,7 @@ use mila_ops::{Activation, Builder, Convolution, DropPath, Executor, Init, Mlp, 
 
 use crate::model::{Model, Output, Task, drop_path_rates};
 use crate::pyramid::Pyramid;
+use crate::registry::{Architecture, Preset, Published};
 
 /// Eps of every layer norm.
 const EPS: f64 = 1e-6;
@@ -27,7 +28,41 @@ pub struct Config {
 impl Config {
     /// ConvNeXt-T, Table 9 of the paper.
     pub const T: Self = Self { channels: [96, 192, 384, 768], depths: [3, 3, 9, 3], drop_path: 0.1 };
+    /// ConvNeXt-S, Table 9 of the paper.
+    pub const S: Self = Self { channels: [96, 192, 384, 768], depths: [3, 3, 27, 3], drop_path: 0.4 };
+    /// ConvNeXt-B, Table 9 of the paper.
+    pub const B: Self = Self { channels: [128, 256, 512, 1024], depths: [3, 3, 27, 3], drop_path: 0.5 };
 }
+
+const PAPER: &str = "arXiv 2201.03545";
+
+/// The registered models; published numbers as the paper prints them.
+pub(crate) const PRESETS: &[Preset] = &[
+    Preset::imagenet(
+        "convnext-t",
+        &["convnext-tiny"],
+        "ConvNeXt tiny, timm's convnext_tiny",
+        PAPER,
+        Architecture::ConvNext(Config::T),
+        Published { parameters: "29M", macs: "4.5G", top1: 82.1 },
+    ),
+    Preset::imagenet(
+        "convnext-s",
+        &["convnext-small"],
+        "ConvNeXt small, timm's convnext_small",
+        PAPER,
+        Architecture::ConvNext(Config::S),
+        Published { parameters: "50M", macs: "8.7G", top1: 83.1 },
+    ),
+    Preset::imagenet(
+        "convnext-b",
+        &["convnext-base"],
+        "ConvNeXt base, timm's convnext_base",
+        PAPER,
+        Architecture::ConvNext(Config::B),
+        Published { parameters: "89M", macs: "15.4G", top1: 83.8 },
+    ),
+];
 
 struct Block<E: Executor> {
     name: String,

@@ -17,7 +17,7 @@
 //! ```
 
 pub mod convnext;
-
+pub mod mambaout;
 pub mod mila;
 mod model;
 mod pyramid;

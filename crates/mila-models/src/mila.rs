@@ -14,6 +14,7 @@ use mila_ops::{
 
 use crate::model::{Model, Output, Task, drop_path_rates};
 use crate::pyramid::Pyramid;
+use crate::registry::{Architecture, Preprocessing, Preset, Published};
 
 /// Hidden channels of the MLP per channel, and of stem and merging per output channel.
 const RATIO: usize = 4;
@@ -53,6 +54,46 @@ impl Config {
         (0..self.depths.len()).map(|stage| self.channels << stage).collect()
     }
 }
+
+const PAPER: &str = "arXiv 2405.16605";
+
+/// The registered models.
+pub(crate) const PRESETS: &[Preset] = &[
+    Preset {
+        name: "mila-nano",
+        aliases: &[],
+        about: "MILA for 32x32 images",
+        paper: PAPER,
+        architecture: Architecture::Mila(Config::NANO),
+        classes: 10,
+        preprocessing: Preprocessing::SMALL,
+        published: None,
+    },
+    Preset::imagenet(
+        "mila-t",
+        &["mlla-tiny"],
+        "MILA tiny (released as MLLA-T)",
+        PAPER,
+        Architecture::Mila(Config::T),
+        Published { parameters: "25M", macs: "4.2G", top1: 83.5 },
+    ),
+    Preset::imagenet(
+        "mila-s",
+        &["mlla-small"],
+        "MILA small (released as MLLA-S)",
+        PAPER,
+        Architecture::Mila(Config::S),
+        Published { parameters: "43M", macs: "7.3G", top1: 84.4 },
+    ),
+    Preset::imagenet(
+        "mila-b",
+        &["mlla-base"],
+        "MILA base (released as MLLA-B)",
+        PAPER,
+        Architecture::Mila(Config::B),
+        Published { parameters: "96M", macs: "16.2G", top1: 85.3 },
+    ),
+];
 
 /// How a map whose extent does not divide is completed; the two differ only there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use mila_ops::{Builder, Executor, Result, Source};
 
-use crate::{Model, Task, convnext, mila};
+use crate::{Model, Task, convnext, mambaout, mila};
 
 /// A family and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,6 +11,8 @@ pub enum Architecture {
     Mila(mila::Config),
     /// [`crate::convnext`].
     ConvNext(convnext::Config),
+    /// [`crate::mambaout`].
+    MambaOut(mambaout::Config),
 }
 
 /// How a picture is resized.
@@ -82,55 +84,8 @@ pub struct Preset {
     pub published: Option<Published>,
 }
 
-const MILA_PAPER: &str = "arXiv 2405.16605";
-
-/// Every registered model, in the order of `mila models`.
-const PRESETS: &[Preset] = &[
-    Preset {
-        name: "mila-nano",
-        aliases: &[],
-        about: "MILA for 32x32 images",
-        paper: MILA_PAPER,
-        architecture: Architecture::Mila(mila::Config::NANO),
-        classes: 10,
-        preprocessing: Preprocessing::SMALL,
-        published: None,
-    },
-    mila("mila-t", &["mlla-tiny"], "MILA tiny (released as MLLA-T)", mila::Config::T, "25M", "4.2G", 83.5),
-    mila("mila-s", &["mlla-small"], "MILA small (released as MLLA-S)", mila::Config::S, "43M", "7.3G", 84.4),
-    mila("mila-b", &["mlla-base"], "MILA base (released as MLLA-B)", mila::Config::B, "96M", "16.2G", 85.3),
-    Preset {
-        name: "convnext-t",
-        aliases: &["convnext-tiny"],
-        about: "ConvNeXt tiny, timm's convnext_tiny",
-        paper: "arXiv 2201.03545",
-        architecture: Architecture::ConvNext(convnext::Config::T),
-        classes: 1000,
-        preprocessing: Preprocessing::IMAGENET,
-        published: Some(Published { parameters: "29M", macs: "4.5G", top1: 82.1 }),
-    },
-];
-
-const fn mila(
-    name: &'static str,
-    aliases: &'static [&'static str],
-    about: &'static str,
-    config: mila::Config,
-    parameters: &'static str,
-    macs: &'static str,
-    top1: f32,
-) -> Preset {
-    Preset {
-        name,
-        aliases,
-        about,
-        paper: MILA_PAPER,
-        architecture: Architecture::Mila(config),
-        classes: 1000,
-        preprocessing: Preprocessing::IMAGENET,
-        published: Some(Published { parameters, macs, top1 }),
-    }
-}
+/// The models of every family, in the order of `mila models`.
+const FAMILIES: &[&[Preset]] = &[mila::PRESETS, convnext::PRESETS, mambaout::PRESETS];
 
 /// A name that is not registered.
 #[derive(Debug, thiserror::Error)]
@@ -141,9 +96,22 @@ pub struct Unknown {
 }
 
 impl Preset {
+    /// A model of ImageNet-1K's classes whose input is prepared as [`Preprocessing::IMAGENET`] says.
+    pub(crate) const fn imagenet(
+        name: &'static str,
+        aliases: &'static [&'static str],
+        about: &'static str,
+        paper: &'static str,
+        architecture: Architecture,
+        published: Published,
+    ) -> Self {
+        let (preprocessing, published) = (Preprocessing::IMAGENET, Some(published));
+        Self { name, aliases, about, paper, architecture, classes: 1000, preprocessing, published }
+    }
+
     /// Every registered model.
-    pub fn all() -> &'static [Self] {
-        PRESETS
+    pub fn all() -> impl Iterator<Item = &'static Self> {
+        FAMILIES.iter().copied().flatten()
     }
 
     /// The model of a name or alias; underscores count as hyphens.
@@ -152,10 +120,10 @@ impl Preset {
     /// [`Unknown`], which lists the registered names.
     pub fn find(name: &str) -> std::result::Result<&'static Self, Unknown> {
         let wanted = name.to_lowercase().replace('_', "-");
-        let named = |preset: &&Self| preset.name == wanted || preset.aliases.contains(&wanted.as_str());
-        PRESETS.iter().find(named).ok_or_else(|| Unknown {
+        let named = |preset: &&'static Self| preset.name == wanted || preset.aliases.contains(&wanted.as_str());
+        Self::all().find(named).ok_or_else(|| Unknown {
             name: name.to_owned(),
-            known: PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", "),
+            known: Self::all().map(|preset| preset.name).collect::<Vec<_>>().join(", "),
         })
     }
 
@@ -180,6 +148,7 @@ impl Architecture {
         match self {
             Self::Mila(config) => Self::Mila(mila::Config { drop_path, ..config }),
             Self::ConvNext(config) => Self::ConvNext(convnext::Config { drop_path, ..config }),
+            Self::MambaOut(config) => Self::MambaOut(mambaout::Config { drop_path, ..config }),
         }
     }
 
@@ -188,6 +157,7 @@ impl Architecture {
         match self {
             Self::Mila(config) => config.channels << (config.depths.len() - 1),
             Self::ConvNext(config) => config.channels[3],
+            Self::MambaOut(config) => config.channels[3],
         }
     }
 
@@ -199,6 +169,7 @@ impl Architecture {
         match self {
             Self::Mila(config) => mila::build(b, config, task),
             Self::ConvNext(config) => convnext::build(b, config, task),
+            Self::MambaOut(config) => mambaout::build(b, config, task),
         }
     }
 }

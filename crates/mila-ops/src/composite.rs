@@ -81,6 +81,56 @@ pub struct GatedInput<E: Executor> {
     pub inner: E::Linear,
 }
 
+/// `linear(norm(x))`.
+pub struct NormedLinear<E: Executor> {
+    /// Tap name of the normed input.
+    pub norm_name: String,
+    /// Layer norm of the input.
+    pub norm: E::Norm,
+    /// What follows it.
+    pub linear: E::Linear,
+}
+
+impl<E: Executor> NormedLinear<E> {
+    /// Asks for `{norm}.*`, with an eps of `eps`, and `{linear}.*`.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn build(
+        b: &mut Builder<E>,
+        (norm, eps): (&str, f64),
+        linear: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Self> {
+        let norm_name = b.path(norm);
+        Ok(Self { norm_name, norm: b.layer_norm(norm, inputs, eps)?, linear: b.linear(linear, inputs, outputs)? })
+    }
+}
+
+/// `fc2(activation(g) * [i | conv(c)])` with `[g | i | c] = fc1(norm(x))`: the gated CNN block of MambaOut (arXiv 2405.07992),
+/// whose convolution sees some of the channels only.
+pub struct GatedConv<E: Executor> {
+    /// Tap name of `[g | i | c]`, such as `stages.0.blocks.0.fc1`.
+    pub input_name: String,
+    /// Tap name of the convolved channels.
+    pub conv_name: String,
+    /// Tap name of the branch before the residual.
+    pub name: String,
+    /// To twice `hidden` channels.
+    pub input: NormedLinear<E>,
+    /// Channels of `g`, and of `i` and `c` together.
+    pub hidden: usize,
+    /// Channels of `c`: fewer than `hidden`.
+    pub convolved: usize,
+    /// Keeps the extent.
+    pub conv: E::Conv,
+    /// `hidden -> channels`.
+    pub fc2: E::Linear,
+    /// Of the gate.
+    pub activation: Activation,
+}
+
 /// `project(activation(spatial(activation(expand(x)))))`: an inverted bottleneck, whose hidden map is the widest of the model.
 pub struct Bottleneck<E: Executor> {
     /// Tap names of what the three convolutions give, activated.

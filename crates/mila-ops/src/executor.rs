@@ -1,8 +1,10 @@
 //! The operator algebra.
 
+use std::ops::Range;
+
 use crate::{
-    Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, FusedBottleneck, GatedInput, LinearWanted, Mlp,
-    NormWanted, Residual, Result, Source, Tap, Wanted, composed,
+    Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, FusedBottleneck, GatedConv, GatedInput,
+    LinearWanted, Mlp, NormWanted, NormedLinear, RecurrenceOn, Residual, Result, Source, Tap, Wanted, composed,
 };
 
 /// The eps of a layer norm that says nothing else (PyTorch's default).
@@ -96,6 +98,16 @@ pub trait Executor: Sized {
     /// # Errors
     /// `Shape` for channels that [`crate::shape::attention`] refuses or maps that differ.
     fn linear_attention(&self, qk: &Self::Map, v: &Self::Map, heads: usize) -> Result<Self::Map>;
+    /// A gated linear recurrence: the output, shaped as `r.v`, and the state that `r.state` asks for, shaped as
+    /// [`crate::Start`] says. See [`crate::recurrence`] for its equations.
+    ///
+    /// # Errors
+    /// `Shape` for what [`crate::recurrence::resolve`] refuses and, where the executor has the values at hand, for a
+    /// logarithm of a gate above 0.
+    fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Self::Map, Self::Map)> {
+        let _ = r;
+        Err(crate::Error::Unsupported { what: "a recurrence".into(), why: "this executor has none yet".into() })
+    }
     /// `a + b`.
     ///
     /// # Errors
@@ -106,6 +118,16 @@ pub trait Executor: Sized {
     /// # Errors
     /// `Shape` if the extents differ.
     fn mul(&self, a: Self::Map, b: &Self::Map) -> Result<Self::Map>;
+    /// The channels `range` of every token.
+    ///
+    /// # Errors
+    /// `Shape` for a range that [`crate::shape::channel_range`] refuses.
+    fn channels(&self, x: &Self::Map, range: Range<usize>) -> Result<Self::Map>;
+    /// The channels of `a`, then those of `b`.
+    ///
+    /// # Errors
+    /// `Shape` if the maps differ in more than their channels.
+    fn concat(&self, a: &Self::Map, b: &Self::Map) -> Result<Self::Map>;
     /// `x * factors`, a factor per channel.
     ///
     /// # Errors
@@ -127,6 +149,14 @@ pub trait Executor: Sized {
     /// `Shape` if `multiple` is zero.
     fn pad_to_multiple(&self, x: Self::Map, multiple: usize) -> Result<Self::Map>;
 
+    /// The sum of the outputs of several recurrences over one map, such as VMamba's four directions, each with parameters
+    /// of its own.
+    ///
+    /// # Errors
+    /// Those of [`recurrence`](Self::recurrence); `Shape` if there is none, or if their values have different extents.
+    fn recurrences(&self, all: &[RecurrenceOn<'_, Self>]) -> Result<Self::Map> {
+        composed::recurrences(self, all)
+    }
     /// Convolution, norm and activation.
     ///
     /// # Errors
@@ -166,6 +196,33 @@ pub trait Executor: Sized {
     /// Those of the operators.
     fn mlp(&self, x: Self::Map, p: &Mlp<Self>, add: Residual<Self>, tap: &mut dyn Tap<Self>) -> Result<Self::Map> {
         composed::mlp(self, x, p, add, tap)
+    }
+    /// `linear(norm(x))`: the way into a block.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn normed_linear(&self, x: &Self::Map, p: &NormedLinear<Self>, tap: &mut dyn Tap<Self>) -> Result<Self::Map> {
+        composed::normed_linear(self, x, p, tap)
+    }
+    /// `onto + linear(x)`: the way out of a block.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn linear_residual(&self, x: Self::Map, p: &Self::Linear, add: Residual<Self>) -> Result<Self::Map> {
+        composed::linear_residual(self, x, p, add)
+    }
+    /// The gated CNN block: a gate beside a map of which some channels are convolved.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    fn gated_conv(
+        &self,
+        x: Self::Map,
+        p: &GatedConv<Self>,
+        add: Residual<Self>,
+        tap: &mut dyn Tap<Self>,
+    ) -> Result<Self::Map> {
+        composed::gated_conv(self, x, p, add, tap)
     }
     /// The three convolutions of an inverted bottleneck.
     ///

@@ -1,5 +1,7 @@
 //! The shape rules of the operators, checked by every executor before it computes.
 
+use std::ops::Range;
+
 use crate::{Dims, Error, Result};
 
 /// `found` channels where an operator's parameters have `expected`.
@@ -19,6 +21,18 @@ pub fn channels(operator: &'static str, expected: usize, found: usize) -> Result
 /// [`Error::Shape`] if they differ.
 pub fn same<D: PartialEq + std::fmt::Display>(operator: &'static str, expected: &D, found: &D) -> Result<()> {
     if expected == found { Ok(()) } else { Err(Error::shape(operator, expected, found)) }
+}
+
+/// Some of the channels of a map.
+///
+/// # Errors
+/// [`Error::Shape`] if the range is empty or ends beyond the `channels` that there are.
+pub fn channel_range(range: &Range<usize>, channels: usize) -> Result<()> {
+    if range.start < range.end && range.end <= channels {
+        return Ok(());
+    }
+    let expected = format_args!("at least one of {channels} channels");
+    Err(Error::shape("channels", expected, format_args!("{} to {}", range.start, range.end)))
 }
 
 /// The channels of linear attention with rotary positions: `qk` holds q then k, `channels` are those of the values.
@@ -82,6 +96,15 @@ mod tests {
             Dims::new(1, 0, 2, 3),
         ] {
             assert!(input(dims, 0).is_err(), "{dims}");
+        }
+    }
+
+    #[test]
+    fn channels_that_are_not_there_are_refused() {
+        assert!(channel_range(&(0..8), 8).is_ok());
+        assert!(channel_range(&(7..8), 8).is_ok());
+        for range in [0..9, 8..9, 3..3] {
+            assert!(channel_range(&range, 8).is_err(), "{range:?}");
         }
     }
 }

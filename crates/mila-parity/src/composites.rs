@@ -1,8 +1,8 @@
 //! Every composite that an executor overrides against its composed body on the same executor.
 
 use mila_ops::{
-    Activation, Bottleneck, Builder, Convolution, Dims, FusedBottleneck, GatedInput, Init, LAYER_NORM_EPS, Mlp, NoTap,
-    Numeric, Onto, Residual, composed,
+    Activation, Bottleneck, Builder, Convolution, Dims, FusedBottleneck, GatedConv, GatedInput, Init, LAYER_NORM_EPS,
+    Mlp, NoTap, NormedLinear, Numeric, Onto, Residual, composed,
 };
 
 use crate::{Factory, Formula, Tolerance, assert_close, formula_input};
@@ -47,6 +47,18 @@ fn check<E: Numeric + 'static>(make: Factory<E>, dims: Dims, tolerance: Toleranc
         project: b.conv("conv3.1", Convolution::new(40, 12, 1)).expect("a convolution"),
         activation: Activation::Relu,
     };
+    let hidden = 8 * channels / 3;
+    let gated_conv = GatedConv {
+        input_name: "fc1".into(),
+        conv_name: "conv".into(),
+        name: "fc2".into(),
+        input: NormedLinear::build(&mut b, ("norm", LAYER_NORM_EPS), "fc1", channels, 2 * hidden).expect("a way in"),
+        hidden,
+        convolved: channels,
+        conv: b.conv("conv", Convolution::depthwise(channels, 7)).expect("a depthwise convolution"),
+        fc2: b.linear("fc2", hidden, channels).expect("a way out"),
+        activation: Activation::Gelu,
+    };
     let gamma = b.parameter("gamma", &[channels], Init::Ones).expect("a layer scale");
 
     let e = e.evaluating();
@@ -64,6 +76,20 @@ fn check<E: Numeric + 'static>(make: Factory<E>, dims: Dims, tolerance: Toleranc
     same("mlp", fused, composed::mlp(&e, x.clone(), &mlp, plain(), &mut NoTap));
     let fused = e.mlp(x.clone(), &mlp, scaled(), &mut NoTap);
     same("mlp with layer scale", fused, composed::mlp(&e, x.clone(), &mlp, scaled(), &mut NoTap));
+    let fused = e.normed_linear(&x, &gated_conv.input, &mut NoTap);
+    same("normed linear", fused, composed::normed_linear(&e, &x, &gated_conv.input, &mut NoTap));
+    for how in ["", " onto", " with scale"] {
+        let add = || match how {
+            "" => plain(),
+            " onto" => Residual::onto(other.clone()),
+            _ => scaled(),
+        };
+        let fused = e.linear_residual(x.clone(), &out, add());
+        same(&format!("linear residual{how}"), fused, composed::linear_residual(&e, x.clone(), &out, add()));
+        let fused = e.gated_conv(x.clone(), &gated_conv, add(), &mut NoTap);
+        let parts = composed::gated_conv(&e, x.clone(), &gated_conv, add(), &mut NoTap);
+        same(&format!("gated convolution{how}"), fused, parts);
+    }
     let fused = e.gated_output(x.clone(), &other, &out, plain());
     same("gated output", fused, composed::gated_output(&e, x.clone(), &other, &out, plain()));
     let fused = e.gated_output(x.clone(), &x, &out, Residual::onto(other.clone()));

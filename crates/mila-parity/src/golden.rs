@@ -34,6 +34,10 @@ pub struct Case {
     pub channels: usize,
     /// Multiple to pad to.
     pub multiple: usize,
+    /// The first channel taken.
+    pub start: usize,
+    /// The first channel after those taken.
+    pub end: usize,
     /// Images of an input.
     pub batch: usize,
     /// Rows of an input.
@@ -73,7 +77,16 @@ macro_rules! golden_files {
         }
     };
 }
-golden_files!("operators", "mila_block", "mila_reduced", "mila_nano", "convnext_reduced", "gradients");
+golden_files!(
+    "operators",
+    "mila_block",
+    "mila_reduced",
+    "mila_nano",
+    "convnext_reduced",
+    "mambaout_reduced",
+    "presets",
+    "gradients"
+);
 
 impl Golden {
     /// The file `crates/mila-models/tests/golden/{name}.safetensors`.

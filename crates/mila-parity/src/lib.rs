@@ -10,13 +10,15 @@ mod formula;
 mod golden;
 mod models;
 mod operators;
+mod recurrence;
 
 pub use compare::{Tolerance, assert_close};
 pub use composites::composites;
 pub use formula::{Formula, formula, formula_input};
 pub use golden::{Case, Golden};
-pub use models::{CONVNEXT_REDUCED, MILA_REDUCED, blocks, models};
+pub use models::{CONVNEXT_REDUCED, MAMBAOUT_REDUCED, MILA_REDUCED, blocks, models, presets};
 pub use operators::operators;
+pub use recurrence::{GateKind, InputKind, Operands, ReadKind, RecurrenceCase, ShortcutKind, StartKind};
 
 /// Makes executors; each model is built on a fresh one.
 pub type Factory<'a, E> = &'a dyn Fn() -> E;

@@ -1,6 +1,6 @@
 //! The block and whole models of reduced size against PyTorch: logits, each stage, each level of the pyramid.
 
-use mila_models::{Architecture, Output, Task, convnext, mila};
+use mila_models::{Architecture, Output, Preset, Task, convnext, mambaout, mila};
 use mila_ops::reference::Array;
 use mila_ops::{Builder, Dims, NoTap, Numeric, Result, Tap};
 
@@ -13,6 +13,10 @@ pub const MILA_REDUCED: mila::Config =
 /// The reduced ConvNeXt of the goldens.
 pub const CONVNEXT_REDUCED: convnext::Config =
     convnext::Config { channels: [16, 32, 64, 128], depths: [1, 1, 2, 1], drop_path: 0.0 };
+
+/// The reduced MambaOut of the goldens.
+pub const MAMBAOUT_REDUCED: mambaout::Config =
+    mambaout::Config { channels: [16, 32, 40, 48], depths: [1, 2, 1, 1], drop_path: 0.0 };
 
 /// Runs the MILA block of the goldens.
 ///
@@ -40,6 +44,7 @@ pub fn models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
         ("mila_reduced", Architecture::Mila(MILA_REDUCED), "layers"),
         ("mila_nano", Architecture::Mila(mila::Config::NANO), "layers"),
         ("convnext_reduced", Architecture::ConvNext(CONVNEXT_REDUCED), "stages"),
+        ("mambaout_reduced", Architecture::MambaOut(MAMBAOUT_REDUCED), "stages"),
     ] {
         let golden = Golden::open(file);
         for case in &golden.cases {
@@ -58,6 +63,25 @@ pub fn models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
                 }
             }
         }
+    }
+}
+
+/// Runs registered models at their released sizes against timm's own: logits of a thousand classes.
+///
+/// # Panics
+/// With the model that differs.
+pub fn presets<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
+    let golden = Golden::open("presets");
+    for case in &golden.cases {
+        let preset = Preset::find(&case.name).expect("a registered name");
+        let mut e = make();
+        let model = preset.build(&mut e, &Formula, Task::Classify { classes: 1000 }).expect("a model");
+        let e = e.evaluating();
+        let logits = model.forward(&e, image(&e, case), &mut NoTap).expect("a model's output").logits();
+        let found = e.read(&logits.expect("a classifier gives logits")).expect("logits");
+        let wanted = golden.map(&format!("{}/logits", case.name));
+        assert_eq!(found.dims, wanted.dims, "{}: extent", case.name);
+        assert_close(&case.name, &found.values, &wanted.values, tolerance);
     }
 }
 

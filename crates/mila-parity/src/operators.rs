@@ -64,6 +64,8 @@ fn run<E: Numeric + 'static>(
             e.batch_norm(&input(&e, "x")?, &p)?
         }
         "linear_attention" => e.linear_attention(&input(&e, "qk")?, &input(&e, "v")?, case.heads)?,
+        "channels" => e.channels(&input(&e, "x")?, case.start..case.end)?,
+        "concat" => e.concat(&input(&e, "a")?, &input(&e, "b")?)?,
         "mean_tokens" => e.mean_tokens(&input(&e, "x")?)?,
         "pad" => e.pad_to_multiple(input(&e, "x")?, case.multiple)?,
         other => panic!("golden operator `{other}` is unknown to the harness"),

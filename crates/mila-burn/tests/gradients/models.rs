@@ -1,10 +1,10 @@
 //! Whole models in training with drop path: a trainer's gradients against the reference's finite differences.
 
 use mila_burn::{AdamW, Burn, ImageBatch, Trainer};
-use mila_models::{Architecture, Task, convnext, mila};
+use mila_models::{Architecture, Task, convnext, mambaout, mila};
 use mila_ops::reference::{Array, Reference};
 use mila_ops::{Builder, Dims, Mode, NoTap};
-use mila_parity::{CONVNEXT_REDUCED, Formula, MILA_REDUCED};
+use mila_parity::{CONVNEXT_REDUCED, Formula, MAMBAOUT_REDUCED, MILA_REDUCED};
 
 use crate::check::GRADIENT;
 use crate::forms;
@@ -111,4 +111,48 @@ fn convnext_with_drop_path() {
         "head.fc.bias",
     ];
     check(Architecture::ConvNext(config), Dims::new(3, 40, 24, 3), &names);
+}
+
+#[test]
+fn mambaout_with_drop_path() {
+    let config = mambaout::Config { drop_path: 0.5, ..MAMBAOUT_REDUCED };
+    let names = [
+        "stem.conv1.weight",
+        "stem.norm1.weight",
+        "stages.0.blocks.0.fc1.weight",
+        "stages.0.blocks.0.conv.weight",
+        "stages.1.downsample.norm.bias",
+        "stages.1.blocks.1.norm.weight",
+        "stages.2.blocks.0.fc1.bias",
+        "stages.2.downsample.conv.weight",
+        "stages.3.blocks.0.fc2.weight",
+        "head.pre_logits.norm.weight",
+        "head.fc.bias",
+    ];
+    check(Architecture::MambaOut(config), Dims::new(3, 40, 24, 3), &names);
+}
+
+/// A gradient that is finite and not zero for every trained tensor of every family.
+#[test]
+fn every_parameter_is_trained() {
+    let dims = Dims::new(3, 40, 24, 3);
+    for architecture in [Architecture::ConvNext(CONVNEXT_REDUCED), Architecture::MambaOut(MAMBAOUT_REDUCED)] {
+        for form in forms() {
+            let build = |declared: &mut Burn| architecture.build(&mut Builder::new(declared, &Formula), TASK);
+            let mut trainer = Trainer::new(AdamW::default(), None, SEED, build).expect("a model").with_form(form);
+            trainer.step(ImageBatch { dims, values: &image(dims) }, &[3, 7, 1], 1e-3).expect("a step");
+            let state = trainer.state().expect("the state");
+            let moments =
+                state.tensors.iter().filter_map(|(name, values)| Some((name.strip_prefix("first/")?, values)));
+            let mut count = 0;
+            for (name, moment) in moments {
+                let what = format!("{architecture:?}, {form:?}: the gradient of {name}");
+                assert!(moment.iter().all(|m| m.is_finite()), "{what} is not finite");
+                assert!(moment.iter().any(|&m| m.abs() > 1e-8), "{what} is zero");
+                count += 1;
+            }
+            let trained = trainer.tensors().expect("the tensors");
+            assert_eq!(count, trained.iter().filter(|(w, _)| w.kind == mila_ops::Kind::Parameter).count());
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! The operators as values, each built and run by one body on any executor.
 
 use mila_ops::{
-    Activation, Builder, Convolution, Dims, DropPath, Executor, GatedInput, Init, LAYER_NORM_EPS, Mlp, NoTap, Onto,
-    Residual, Result, random,
+    Activation, Builder, Convolution, Dims, DropPath, Executor, GatedConv, GatedInput, Init, LAYER_NORM_EPS, Mlp,
+    NoTap, NormedLinear, Onto, Residual, Result, random,
 };
 
 /// An operator or composite of the algebra with its options.
@@ -28,12 +28,16 @@ pub(crate) enum Operator {
     Add,
     Mul,
     Square,
+    /// The second half of the channels, then the first.
+    Exchange,
     Scale,
     DropPath,
     MeanTokens,
     Pad(usize),
     GatedInput,
     GatedOutput,
+    GatedConv,
+    LinearResidual,
     Mlp,
 }
 
@@ -58,7 +62,7 @@ impl Operator {
     pub(crate) fn inputs(self, dims: Dims) -> Vec<Dims> {
         match self {
             Self::LinearAttention { .. } => vec![dims.with_channels(2 * dims.channels), dims],
-            Self::Add | Self::Mul | Self::ConvResidual { scaled: true } => vec![dims; 2],
+            Self::Add | Self::Mul | Self::LinearResidual | Self::ConvResidual { scaled: true } => vec![dims; 2],
             Self::GatedOutput => vec![dims; 3],
             _ => vec![dims],
         }
@@ -129,6 +133,10 @@ impl Operator {
             Self::Add => Box::new(|e, x| Ok(vec![e.add(x[0].clone(), &x[1])?])),
             Self::Mul => Box::new(|e, x| Ok(vec![e.mul(x[0].clone(), &x[1])?])),
             Self::Square => Box::new(|e, x| Ok(vec![e.mul(x[0].clone(), &x[0])?])),
+            Self::Exchange => Box::new(move |e, x| {
+                let [first, second] = [0..channels / 2, channels / 2..channels].map(|range| e.channels(&x[0], range));
+                Ok(vec![e.concat(&second?, &first?)?])
+            }),
             Self::Scale => {
                 let p = b.parameter("gamma", &[channels], Init::Ones)?;
                 Box::new(move |e, x| Ok(vec![e.scale(x[0].clone(), &p)?]))
@@ -153,6 +161,31 @@ impl Operator {
                 Box::new(move |e, x| {
                     let add = Residual { drop_path: Some(drop_path("attn")), ..Residual::onto(x[2].clone()) };
                     Ok(vec![e.gated_output(x[0].clone(), &x[1], &p, add)?])
+                })
+            }
+            Self::GatedConv => {
+                let hidden = 8 * channels / 3;
+                let p = GatedConv {
+                    input_name: "fc1".into(),
+                    conv_name: "conv".into(),
+                    name: "fc2".into(),
+                    input: NormedLinear::build(b, ("norm", LAYER_NORM_EPS), "fc1", channels, 2 * hidden)?,
+                    hidden,
+                    convolved: channels,
+                    conv: b.conv("conv", Convolution::depthwise(channels, 7))?,
+                    fc2: b.linear("fc2", hidden, channels)?,
+                    activation: Activation::Gelu,
+                };
+                Box::new(move |e, x| {
+                    let add = Residual { drop_path: Some(drop_path("branch")), ..Residual::onto_input() };
+                    Ok(vec![e.gated_conv(x[0].clone(), &p, add, &mut NoTap)?])
+                })
+            }
+            Self::LinearResidual => {
+                let p = b.linear("proj", channels, channels)?;
+                Box::new(move |e, x| {
+                    let add = Residual { drop_path: Some(drop_path("attn")), ..Residual::onto(x[1].clone()) };
+                    Ok(vec![e.linear_residual(x[0].clone(), &p, add)?])
                 })
             }
             Self::Mlp => {

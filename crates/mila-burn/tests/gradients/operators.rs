@@ -99,7 +99,9 @@ fn elementwise() {
     for then in ACTIVATIONS {
         everywhere(Operator::Activate(then));
     }
-    for operator in [Operator::Add, Operator::Mul, Operator::Square, Operator::Scale, Operator::DropPath] {
+    for operator in
+        [Operator::Add, Operator::Mul, Operator::Square, Operator::Exchange, Operator::Scale, Operator::DropPath]
+    {
         everywhere(operator);
     }
 }
@@ -119,6 +121,8 @@ fn composites() {
     everywhere(Operator::Shared);
     everywhere(Operator::GatedInput);
     everywhere(Operator::GatedOutput);
+    everywhere(Operator::GatedConv);
+    everywhere(Operator::LinearResidual);
     everywhere(Operator::Mlp);
 }
 

@@ -144,8 +144,14 @@ impl Lowering<'_> {
                 self.set(id, layout, y);
             }
             (Operator::LinearAttention { heads }, &[qk, v]) => self.attention(id, qk, v, *heads)?,
+            (Operator::Recurrence(_) | Operator::State, _) => {
+                let what = format!("the recurrence `{}` in ONNX", self.path(id));
+                return Err(Error::Unsupported { what, why: "its steps are not exported yet".into() });
+            }
             (Operator::Add, &[a, b]) => self.binary(id, "Add", a, b)?,
             (Operator::Mul, &[a, b]) => self.binary(id, "Mul", a, b)?,
+            (&Operator::Channels { start, end }, &[x]) => self.channels(id, x, start..end)?,
+            (Operator::Concat, &[a, b]) => self.concat(id, a, b)?,
             (Operator::Scale(factors), &[x]) => {
                 let layout = self.nearest(&[x]);
                 let x = self.form(x, layout)?;
@@ -176,6 +182,8 @@ impl Lowering<'_> {
                 | Operator::LinearAttention { .. }
                 | Operator::Add
                 | Operator::Mul
+                | Operator::Channels { .. }
+                | Operator::Concat
                 | Operator::Scale(_)
                 | Operator::MeanTokens
                 | Operator::PadToMultiple(_),

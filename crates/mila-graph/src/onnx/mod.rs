@@ -21,6 +21,7 @@
 //! ```
 
 mod attention;
+mod channels;
 mod content;
 mod dim;
 mod extent_nodes;

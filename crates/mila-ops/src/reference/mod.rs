@@ -10,15 +10,18 @@ mod attention;
 mod convolution;
 mod norm;
 mod real;
+mod recurrence;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 pub use array::Array;
 pub use real::Real;
+pub use recurrence::{RecurrenceGradients, recurrence_gradients};
 
 use crate::{
     Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Executor, LinearWanted, Mode, NormWanted,
-    Numeric, Result, Source, Wanted, Window, shape,
+    Numeric, RecurrenceOn, Result, Source, Wanted, Window, shape,
 };
 
 /// The reference executor over `f32` or `f64`.
@@ -205,6 +208,10 @@ impl<T: Real> Executor for Reference<T> {
         attention::linear_attention(qk, v, heads)
     }
 
+    fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Array<T>, Array<T>)> {
+        recurrence::recurrence(r)
+    }
+
     fn add(&self, a: Array<T>, b: &Array<T>) -> Result<Array<T>> {
         shape::same("add", &a.dims, &b.dims)?;
         Ok(a.zip(b, |x, y| x + y))
@@ -213,6 +220,18 @@ impl<T: Real> Executor for Reference<T> {
     fn mul(&self, a: Array<T>, b: &Array<T>) -> Result<Array<T>> {
         shape::same("mul", &a.dims, &b.dims)?;
         Ok(a.zip(b, |x, y| x * y))
+    }
+
+    fn channels(&self, x: &Array<T>, range: Range<usize>) -> Result<Array<T>> {
+        shape::channel_range(&range, x.dims.channels)?;
+        let values = x.tokens().flat_map(|token| &token[range.clone()]).copied().collect();
+        Ok(Array { dims: x.dims.with_channels(range.len()), values })
+    }
+
+    fn concat(&self, a: &Array<T>, b: &Array<T>) -> Result<Array<T>> {
+        shape::same("concat", &a.dims.with_channels(b.dims.channels), &b.dims)?;
+        let values = a.tokens().zip(b.tokens()).flat_map(|(a, b)| a.iter().chain(b)).copied().collect();
+        Ok(Array { dims: a.dims.with_channels(a.dims.channels + b.dims.channels), values })
     }
 
     fn scale(&self, mut x: Array<T>, factors: &Vec<T>) -> Result<Array<T>> {

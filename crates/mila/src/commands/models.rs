@@ -50,7 +50,7 @@ fn summary(c: &Counted) -> serde_json::Value {
 }
 
 fn all(args: &Models, terminal: &Terminal) -> Result<(), Failure> {
-    let counted = Preset::all().iter().map(|p| count(p, args)).collect::<Result<Vec<_>, _>>()?;
+    let counted = Preset::all().map(|p| count(p, args)).collect::<Result<Vec<_>, _>>()?;
     if args.json {
         return terminal.result(serde_json::Value::Array(counted.iter().map(summary).collect()));
     }

@@ -1,0 +1,68 @@
+"""The families that the paper compares with, from timm itself: reduced models stage by stage, and the logits of every
+registered model at its released size."""
+
+import timm
+import torch
+from timm.models.convnext import ConvNeXt
+from timm.models.mambaout import MambaOut
+from torch import Tensor, nn
+
+from operators import Cases
+from values import fill, symmetric
+
+# Registered name, timm's name, height and width of the image.
+PRESETS = (
+    ("convnext-t", "convnext_tiny", 64, 96),
+    ("convnext-s", "convnext_small", 64, 96),
+    ("convnext-b", "convnext_base", 64, 96),
+    ("mambaout-t", "mambaout_tiny", 64, 96),
+    ("mambaout-s", "mambaout_small", 64, 96),
+    ("mambaout-b", "mambaout_base", 64, 96),
+)
+
+
+def image(batch: int, height: int, width: int) -> Tensor:
+    return symmetric("input", (batch, 3, height, width), 2.0).double()
+
+
+def add_model_case(cases: Cases, op: str, size: tuple[int, int, int], outputs: dict[str, Tensor]) -> None:
+    batch, height, width = size
+    name = f"{op}_{height}x{width}" + (f"_batch{batch}" if batch > 1 else "")
+    cases.add(name, op, {}, outputs, batch=batch, height=height, width=width)
+
+
+def stage_by_stage(cases: Cases, model: nn.Module, stages: nn.Module, size: tuple[int, int, int], planes: bool) -> None:
+    """Logits, and the output of each module of `stages`, which includes the downsample before it."""
+    outputs = {}
+    for i, stage in enumerate(stages):
+        order = (0, 2, 3, 1) if planes else (0, 1, 2, 3)
+        keep = lambda _, __, y, i=i, order=order: outputs.__setitem__(f"stages.{i}", y.permute(order))  # noqa: E731
+        stage.register_forward_hook(keep)
+    logits = model(image(*size))
+    add_model_case(cases, "classify", size, outputs | {"logits": logits})
+
+
+def convnext_reduced() -> Cases:
+    cases = Cases()
+    for size in ((1, 64, 64), (1, 96, 64), (1, 45, 70)):
+        model = fill(ConvNeXt(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), num_classes=10)).eval()
+        stage_by_stage(cases, model, model.stages, size, planes=True)
+    return cases
+
+
+def mambaout_reduced() -> Cases:
+    cases = Cases()
+    for size in ((1, 64, 64), (2, 45, 70), (1, 7, 1)):
+        model = fill(MambaOut(depths=(1, 2, 1, 1), dims=(16, 32, 40, 48), num_classes=10)).eval()
+        stage_by_stage(cases, model, model.stages, size, planes=False)
+    return cases
+
+
+def presets() -> Cases:
+    """timm's own models under the names of the registry; their weights follow from the names, so only logits are stored."""
+    cases = Cases()
+    for name, timm_name, height, width in PRESETS:
+        model = fill(timm.create_model(timm_name)).eval()
+        scalars = {"batch": 1, "height": height, "width": width}
+        cases.add(name, "classify", {}, {"logits": model(image(1, height, width))}, **scalars)
+    return cases
