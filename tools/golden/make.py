@@ -15,6 +15,7 @@ from torch import Tensor
 import checkpoints
 import mila
 import operators
+import recurrence
 from operators import Cases
 from values import fill, symmetric
 
@@ -168,6 +169,7 @@ def main() -> None:
         write("mila_nano.safetensors", mila_nano())
         write("convnext_reduced.safetensors", convnext_reduced())
     write("gradients.safetensors", gradients())
+    write("recurrence.safetensors", recurrence.all_cases())
     checkpoints.write_all(CRATES / "mila-weights" / "tests" / "pth")
     for path in sorted(GOLDEN.glob("*.safetensors")):
         print(f"{path.stat().st_size:>8} {path.name}")

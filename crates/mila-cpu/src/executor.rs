@@ -10,13 +10,14 @@ use mila_kernels::{
 use mila_ops::reference::Array;
 use mila_ops::{
     Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, FusedBottleneck, GatedInput,
-    LinearWanted, Mlp, NormWanted, Numeric, Onto, Residual, Result, Source, Tap, Wanted, Window, composed, rope2d,
-    shape,
+    LinearWanted, Mlp, NormWanted, Numeric, Onto, RecurrenceOn, Residual, Result, Source, Tap, Wanted, Window,
+    composed, rope2d, shape,
 };
 
 use crate::buffer::{Map, Pool, Recycling};
 use crate::observer::Observer;
 use crate::prepared::{Affine, Conv, Kernel, Linear, Norm, Precision, fetch};
+use crate::recurrence::{self, Orders};
 
 /// Rotary tables that are kept: four sizes of a model of four stages. A stream of ever new sizes must not fill the memory.
 const TABLES: usize = 16;
@@ -26,10 +27,11 @@ const TABLES: usize = 16;
 pub struct Cpu {
     isa: Isa,
     precision: Precision,
-    pool: Arc<Pool>,
+    pub(crate) pool: Arc<Pool>,
     observer: Option<Arc<dyn Observer>>,
     /// Rotary tables by height, width and channels.
     rotations: RwLock<HashMap<[usize; 3], Arc<Rotations>>>,
+    pub(crate) orders: Orders,
 }
 
 impl Default for Cpu {
@@ -53,6 +55,7 @@ impl Cpu {
             pool: Arc::new(Pool::new(recycling)),
             observer: None,
             rotations: RwLock::default(),
+            orders: Orders::default(),
         }
     }
 
@@ -69,7 +72,7 @@ impl Cpu {
     }
 
     /// A fresh map of `dims`, written by the operator `name`.
-    fn operator(&self, name: &'static str, dims: Dims, write: impl FnOnce(&mut [f32])) -> Result<Map> {
+    pub(crate) fn operator(&self, name: &'static str, dims: Dims, write: impl FnOnce(&mut [f32])) -> Result<Map> {
         self.begin(name);
         let map = self.written(dims, write);
         self.end(dims);
@@ -303,6 +306,14 @@ impl Executor for Cpu {
         let forward =
             |y: &mut [f32]| linear_attention::forward(self.isa, qk.values(), v.values(), shape, &rotations, y);
         self.operator("linear attention", dims, forward)
+    }
+
+    fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Map, Map)> {
+        recurrence::one(self, r)
+    }
+
+    fn recurrences(&self, all: &[RecurrenceOn<'_, Self>]) -> Result<Map> {
+        recurrence::sum(self, all)
     }
 
     fn add(&self, a: Map, b: &Map) -> Result<Map> {

@@ -20,6 +20,7 @@ mod buffer;
 mod executor;
 mod observer;
 mod prepared;
+mod recurrence;
 
 pub use buffer::{Map, Recycling};
 pub use executor::Cpu;

@@ -34,6 +34,14 @@ pub struct Case {
     pub channels: usize,
     /// Multiple to pad to.
     pub multiple: usize,
+    /// Gate of a recurrence: `none`, `scalar`, `keys`, `values` or `factored`.
+    pub gate: String,
+    /// What gates the input of a recurrence: `none` or `of_gate`.
+    pub input: String,
+    /// Normaliser of a recurrence: `none`, `gated` or `ungated`.
+    pub normaliser: String,
+    /// Scan order of a recurrence.
+    pub order: String,
     /// Images of an input.
     pub batch: usize,
     /// Rows of an input.
@@ -73,7 +81,7 @@ macro_rules! golden_files {
         }
     };
 }
-golden_files!("operators", "mila_block", "mila_reduced", "mila_nano", "convnext_reduced", "gradients");
+golden_files!("operators", "mila_block", "mila_reduced", "mila_nano", "convnext_reduced", "gradients", "recurrence");
 
 impl Golden {
     /// The file `crates/mila-models/tests/golden/{name}.safetensors`.

@@ -44,15 +44,15 @@ pub(super) struct Case {
 
 const CONSTANT: [f32; 2] = [0.9, 0.6];
 
-/// A walk through all tokens, with a step of padding and a second segment, or one through every second.
+/// A walk through all tokens, with padding between them and a second segment, or one through every second.
 #[allow(clippy::unnecessary_wraps, reason = "what a case wants")]
 pub(super) fn walk(tokens: usize, turn: usize) -> Option<(Vec<u32>, Vec<u32>)> {
     let count = tokens as u32;
     Some(match turn % 4 {
         0 => ((0..count).collect(), vec![0]),
-        1 => ((0..count).rev().chain([PAD]).collect(), vec![0]),
+        1 => ((0..count).rev().flat_map(|token| [token, PAD]).collect(), vec![0]),
         2 => ([PAD].into_iter().chain(0..count).collect(), vec![0, count / 2 + 1]),
-        _ => ((0..count).step_by(2).chain(vec![PAD; tokens]).collect(), vec![0, 1]),
+        _ => ((0..count).step_by(2).flat_map(|token| [token, PAD]).collect(), vec![0, 1]),
     })
 }
 
