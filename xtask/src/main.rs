@@ -7,6 +7,7 @@ mod onnx;
 mod peers;
 mod programs;
 mod python;
+mod scans;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ Commands:
                   --models A,B     these models only
                   --sizes N,M      these sides of images only
                   --rounds N       turns; default: 5
+  scans         times the S6 scan, forward and backward, of our kernels and of PyTorch, in turns
+                  --python FILE    as for golden
 
 Exit codes: 0 done, 1 failed, 2 usage.
 ";
@@ -69,6 +72,7 @@ enum Command {
     Instructions { write: bool },
     Onnx(onnx::Options),
     Peers(peers::Options),
+    Scans { python: Option<PathBuf> },
 }
 
 impl Command {
@@ -96,6 +100,8 @@ impl Command {
             }
             ("onnx", options) => onnx::Options::parse(options).map(Self::Onnx),
             ("peers", options) => peers::Options::parse(options).map(Self::Peers),
+            ("scans", []) => Some(Self::Scans { python: None }),
+            ("scans", [option, file]) if option == "--python" => Some(Self::Scans { python: Some(file.into()) }),
             ("instructions", []) => Some(Self::Instructions { write: false }),
             ("instructions", [option]) if option == "--write" => Some(Self::Instructions { write: true }),
             _ => None,
@@ -120,6 +126,7 @@ fn run(command: Command) -> Result<()> {
         Command::Golden { python, compare } => golden::golden(root, python, compare)?,
         Command::Onnx(options) => onnx::onnx(root, &options)?,
         Command::Peers(options) => peers::peers(root, &options)?,
+        Command::Scans { python } => scans::scans(root, python)?,
         Command::Instructions { write } => instructions::instructions(root, write)?,
     }
     Ok(())
@@ -150,6 +157,7 @@ mod tests {
         let options =
             onnx::Options { python: Some("p".into()), openvino: true, peers: true, models: Some("a,b".into()) };
         assert_eq!(parse("onnx --peers --models a,b --openvino --python p"), Some(Command::Onnx(options)));
+        assert_eq!(parse("scans --python p"), Some(Command::Scans { python: Some("p".into()) }));
         let options = peers::Options { quick: true, rounds: Some(3), ..peers::Options::default() };
         assert_eq!(parse("peers --quick --rounds 3"), Some(Command::Peers(options)));
     }
@@ -166,6 +174,7 @@ mod tests {
             "onnx --models",
             "onnx mila-t",
             "peers --sizes",
+            "scans --python",
         ] {
             assert_eq!(parse(line), None, "{line}");
         }

@@ -2,9 +2,9 @@
 //!
 //! Before a model is timed, each program's output is compared with that of `mila run`; no table is printed if one differs.
 
-mod contestant;
+pub(crate) mod contestant;
 mod field;
-mod table;
+pub(crate) mod table;
 mod values;
 
 use std::fs;
