@@ -12,6 +12,7 @@ from safetensors.torch import save
 from timm.models.convnext import ConvNeXt
 from torch import Tensor
 
+import ablation
 import checkpoints
 import mila
 import operators
@@ -22,6 +23,20 @@ CRATES = Path(__file__).resolve().parents[2] / "crates"
 GOLDEN = CRATES / "mila-models" / "tests" / "golden"
 
 REDUCED = mila.Config(16, (1, 2, 1, 1), (1, 2, 4, 8), num_classes=10)
+# Every variant, but for the baseline itself by the one thing that it changes.
+ABLATION = (
+    "baseline",
+    "input-gate",
+    "shortcut",
+    "no-norm",
+    "single-head",
+    "block-all",
+    "block-sub",
+    "ape",
+    "lepe",
+    "cpe",
+    "rope",
+)
 NANO = mila.Config(32, (1, 1, 1), (2, 4, 8), num_classes=10, stem_stride=2)
 
 # One parameter of each kind, all with gradients well above rounding. The bias of a convolution that batch statistics
@@ -125,6 +140,20 @@ def convnext_reduced() -> Cases:
     return cases
 
 
+def ablation_reduced() -> Cases:
+    """Widths 16..64, depths 1,2,1, heads of 8 channels; the name of a case is that of its variant and its size."""
+    cases = Cases()
+    for variant in ABLATION:
+        model = fill(ablation.Classifier(ablation.Config(16, (1, 2, 1), 8, 2, 8, variant))).eval()
+        # Absolute positions are those of one grid.
+        for batch, height, width in ((2, 16, 16),) if variant == "ape" else ((2, 16, 16), (1, 9, 14)):
+            logits, stages = model(image(batch, height, width))
+            outputs = {"logits": logits} | {f"stages.{i}": x for i, x in enumerate(stages)}
+            name = f"{variant}_{height}x{width}"
+            cases.add(name, "classify", {}, outputs, variant=variant, batch=batch, height=height, width=width)
+    return cases
+
+
 def gradients() -> Cases:
     """One training step: batch statistics, mean cross entropy, global clip 5.0, AdamW."""
     cases = Cases()
@@ -167,6 +196,7 @@ def main() -> None:
         write("mila_reduced.safetensors", mila_reduced())
         write("mila_nano.safetensors", mila_nano())
         write("convnext_reduced.safetensors", convnext_reduced())
+        write("ablation_reduced.safetensors", ablation_reduced())
     write("gradients.safetensors", gradients())
     checkpoints.write_all(CRATES / "mila-weights" / "tests" / "pth")
     for path in sorted(GOLDEN.glob("*.safetensors")):

@@ -18,6 +18,7 @@
 
 mod buffer;
 mod executor;
+mod grid;
 mod observer;
 mod prepared;
 

@@ -86,7 +86,7 @@ impl Trace {
             }
             Operator::BatchNorm { tensors, .. } => [Some(tensors[0]), Some(tensors[1])],
             Operator::LayerNorm { tensors, .. } => tensors.map(Some),
-            Operator::Scale(factors) => [Some(*factors), None],
+            Operator::Scale(table) | Operator::AddPositions(table) => [Some(*table), None],
             _ => [None, None],
         };
         let manifest = self.manifest();

@@ -1,6 +1,6 @@
 //! The recorded operators.
 
-use mila_ops::{Activation, Window};
+use mila_ops::{Activation, LinearAttention, Window};
 
 use crate::Extent;
 
@@ -54,16 +54,17 @@ pub enum Operator {
     /// An activation alone.
     Activate(Activation),
     /// Inputs: qk, v.
-    LinearAttention {
-        /// Heads.
-        heads: usize,
-    },
+    LinearAttention(LinearAttention),
     /// `a + b`.
     Add,
     /// `a * b`.
     Mul,
     /// A factor per channel.
     Scale(TensorId),
+    /// A value per channel and token of a fixed grid, `[height, width, c]`, added to the last `c` channels.
+    AddPositions(TensorId),
+    /// Patches of 2x2 tokens side by side, the left column first.
+    Patches,
     /// Mean over tokens.
     MeanTokens,
     /// Zeros below and to the right.

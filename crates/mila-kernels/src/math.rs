@@ -19,6 +19,8 @@ pub const NORMAL_TAIL_MAX_ERROR: f32 = 1e-7;
 pub const ERF_MAX_ERROR: f32 = 2e-7;
 /// Error of [`gelu`], and of its derivative, relative to max(1, |x|).
 pub const GELU_MAX_ERROR: f32 = 2e-7;
+/// Error of [`softplus`] relative to its value, where that is at least 1e-30.
+pub const SOFTPLUS_MAX_RELATIVE_ERROR: f32 = 4e-7;
 /// Error of [`elu_plus_one`], and of its derivative, relative to max(1, |x|).
 pub const ELU_MAX_ERROR: f32 = 2e-7;
 
@@ -127,6 +129,24 @@ pub fn silu_derivative<A: Arithmetic>(x: f32) -> f32 {
     let x = clamp(x, -87.0, 87.0);
     let s = sigmoid::<A>(x);
     A::mul_add(x * s, 1.0 - s, s)
+}
+
+/// ln(1 + eˣ): its derivative is [`sigmoid`].
+#[inline(always)]
+pub fn softplus<A: Arithmetic>(x: f32) -> f32 {
+    // Above zero by its own reflection; ln(1 + t) as the series of 2 artanh(t / (2 + t)), whose argument is at most 1/3.
+    let t = exp_normal::<A>(if x > 0.0 { -x } else { x });
+    let s = t / (2.0 + t);
+    let square = s * s;
+    let p = 1.0 / 15.0;
+    let p = A::mul_add(p, square, 1.0 / 13.0);
+    let p = A::mul_add(p, square, 1.0 / 11.0);
+    let p = A::mul_add(p, square, 1.0 / 9.0);
+    let p = A::mul_add(p, square, 1.0 / 7.0);
+    let p = A::mul_add(p, square, 1.0 / 5.0);
+    let p = A::mul_add(p, square, 1.0 / 3.0);
+    let p = A::mul_add(p, square, 1.0);
+    A::mul_add(2.0 * s, p, if x > 0.0 { x } else { 0.0 })
 }
 
 /// The bound from which on the normal distribution's tail, times its argument, is no longer seen.
@@ -316,6 +336,14 @@ mod tests {
         SILU_MAX_ERROR,
         size,
         [0.0, 1.0]
+    );
+    function!(
+        softplus_is_exact,
+        softplus::<A>,
+        |x| x.max(0.0) + (-x.abs()).exp().ln_1p(),
+        SOFTPLUS_MAX_RELATIVE_ERROR,
+        |_, y| y.max(1e-30),
+        [0.0, f32::INFINITY]
     );
     function!(erf_is_exact, erf::<A>, libm::erf, ERF_MAX_ERROR, absolute, [-1.0, 1.0]);
     function!(gelu_is_exact, gelu::<A>, |x| x * below(x), GELU_MAX_ERROR, size, [0.0, f32::INFINITY]);

@@ -16,8 +16,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod ablation;
 pub mod convnext;
-
 pub mod mila;
 mod model;
 mod pyramid;

@@ -9,7 +9,7 @@
 
 use mila_ops::{
     Activation, Bottleneck, Builder, Convolution, DropPath, Error, Executor, FusedBottleneck, GatedInput,
-    LAYER_NORM_EPS, Mlp, Residual, Result, Tap,
+    LAYER_NORM_EPS, LinearAttention, Mlp, Residual, Result, Tap,
 };
 
 use crate::model::{Model, Output, Task, drop_path_rates};
@@ -96,7 +96,7 @@ impl Names {
 /// Linear attention inside Mamba's block design, followed by an MLP (section 5.3, Figure 3).
 pub struct Block<E: Executor> {
     names: Names,
-    heads: usize,
+    attention: LinearAttention,
     cpe1: E::Conv,
     input: GatedInput<E>,
     dwc: E::Conv,
@@ -115,7 +115,8 @@ impl<E: Executor> Block<E> {
     /// # Errors
     /// [`Error::Shape`] unless `dim` is a multiple of 4 and of `heads`; those of the source and of the executor.
     pub fn build(b: &mut Builder<E>, dim: usize, heads: usize, drop_path: f32) -> Result<Self> {
-        mila_ops::shape::attention(2 * dim, dim, heads)?;
+        let attention = LinearAttention::mila(heads);
+        mila_ops::shape::attention(2 * dim, dim, attention)?;
         let depthwise = Convolution::depthwise(dim, 3);
         let cpe1 = b.conv("cpe1", depthwise)?;
         let norm = b.layer_norm("norm1", dim, LAYER_NORM_EPS)?;
@@ -123,7 +124,7 @@ impl<E: Executor> Block<E> {
         let gate = b.linear("act_proj", dim, dim)?;
         Ok(Self {
             names: Names::of(b),
-            heads,
+            attention,
             cpe1,
             input: GatedInput { norm_name: b.path("norm1"), norm, gate, inner },
             dwc: b.conv("dwc", depthwise)?,
@@ -163,7 +164,7 @@ impl<E: Executor> Block<E> {
     /// Linear attention plus the local positional encoding; the value is not projected.
     fn attention(&self, e: &E, v: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
         let qk = tap.pass(&self.names.qk, e.linear(&v, &self.qk, Activation::None)?)?;
-        let global = e.linear_attention(&qk, &v, self.heads)?;
+        let global = e.linear_attention(&qk, &v, self.attention)?;
         drop(qk);
         let mixed = e.conv_residual(v, &self.lepe, Residual::onto(global))?;
         tap.pass(&self.names.attention, mixed)

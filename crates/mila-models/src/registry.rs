@@ -2,7 +2,7 @@
 
 use mila_ops::{Builder, Executor, Result, Source};
 
-use crate::{Model, Task, convnext, mila};
+use crate::{Model, Task, ablation, convnext, mila};
 
 /// A family and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,6 +11,8 @@ pub enum Architecture {
     Mila(mila::Config),
     /// [`crate::convnext`].
     ConvNext(convnext::Config),
+    /// [`crate::ablation`].
+    Ablation(ablation::Config),
 }
 
 /// How a picture is resized.
@@ -57,6 +59,8 @@ pub struct Published {
     pub parameters: &'static str,
     /// Multiply-accumulates, as printed.
     pub macs: &'static str,
+    /// Images a second, where the source has it; on a machine that it does not state.
+    pub images_per_s: Option<u32>,
     /// ImageNet-1K top-1 accuracy in percent.
     pub top1: f32,
 }
@@ -84,8 +88,11 @@ pub struct Preset {
 
 const MILA_PAPER: &str = "arXiv 2405.16605";
 
-/// Every registered model, in the order of `mila models`.
-const PRESETS: &[Preset] = &[
+/// The models of every family, in the order of `mila models`.
+const FAMILIES: &[&[Preset]] = &[OWN, ablation::PRESETS];
+
+/// The models without a list of their own.
+const OWN: &[Preset] = &[
     Preset {
         name: "mila-nano",
         aliases: &[],
@@ -107,7 +114,7 @@ const PRESETS: &[Preset] = &[
         architecture: Architecture::ConvNext(convnext::Config::T),
         classes: 1000,
         preprocessing: Preprocessing::IMAGENET,
-        published: Some(Published { parameters: "29M", macs: "4.5G", top1: 82.1 }),
+        published: Some(Published { parameters: "29M", macs: "4.5G", images_per_s: None, top1: 82.1 }),
     },
 ];
 
@@ -128,7 +135,7 @@ const fn mila(
         architecture: Architecture::Mila(config),
         classes: 1000,
         preprocessing: Preprocessing::IMAGENET,
-        published: Some(Published { parameters, macs, top1 }),
+        published: Some(Published { parameters, macs, images_per_s: None, top1 }),
     }
 }
 
@@ -142,8 +149,8 @@ pub struct Unknown {
 
 impl Preset {
     /// Every registered model.
-    pub fn all() -> &'static [Self] {
-        PRESETS
+    pub fn all() -> impl Iterator<Item = &'static Self> {
+        FAMILIES.iter().copied().flatten()
     }
 
     /// The model of a name or alias; underscores count as hyphens.
@@ -152,10 +159,10 @@ impl Preset {
     /// [`Unknown`], which lists the registered names.
     pub fn find(name: &str) -> std::result::Result<&'static Self, Unknown> {
         let wanted = name.to_lowercase().replace('_', "-");
-        let named = |preset: &&Self| preset.name == wanted || preset.aliases.contains(&wanted.as_str());
-        PRESETS.iter().find(named).ok_or_else(|| Unknown {
+        let named = |preset: &&'static Self| preset.name == wanted || preset.aliases.contains(&wanted.as_str());
+        Self::all().find(named).ok_or_else(|| Unknown {
             name: name.to_owned(),
-            known: PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", "),
+            known: Self::all().map(|preset| preset.name).collect::<Vec<_>>().join(", "),
         })
     }
 
@@ -180,6 +187,7 @@ impl Architecture {
         match self {
             Self::Mila(config) => Self::Mila(mila::Config { drop_path, ..config }),
             Self::ConvNext(config) => Self::ConvNext(convnext::Config { drop_path, ..config }),
+            Self::Ablation(config) => Self::Ablation(ablation::Config { drop_path, ..config }),
         }
     }
 
@@ -188,6 +196,7 @@ impl Architecture {
         match self {
             Self::Mila(config) => config.channels << (config.depths.len() - 1),
             Self::ConvNext(config) => config.channels[3],
+            Self::Ablation(config) => config.channels << (config.depths.len() - 1),
         }
     }
 
@@ -199,6 +208,7 @@ impl Architecture {
         match self {
             Self::Mila(config) => mila::build(b, config, task),
             Self::ConvNext(config) => convnext::build(b, config, task),
+            Self::Ablation(config) => ablation::build(b, config, task),
         }
     }
 }

@@ -17,6 +17,7 @@
 //! ```
 
 mod activation;
+mod attention;
 mod builder;
 pub mod composed;
 mod composite;
@@ -34,6 +35,7 @@ pub mod shape;
 mod tap;
 
 pub use activation::Activation;
+pub use attention::{LinearAttention, Normalisation, Positions};
 pub use builder::{Builder, Convolution};
 pub use composite::{Bottleneck, FusedBottleneck, GatedInput, Mlp, Onto, Residual};
 pub use dims::{Dims, Window};

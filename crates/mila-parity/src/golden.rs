@@ -20,6 +20,8 @@ pub struct Case {
     pub activation: String,
     /// `eval` or `train`.
     pub mode: String,
+    /// Variant of an ablation.
+    pub variant: String,
     /// Side of a kernel.
     pub kernel: usize,
     /// Step of a kernel.
@@ -73,7 +75,15 @@ macro_rules! golden_files {
         }
     };
 }
-golden_files!("operators", "mila_block", "mila_reduced", "mila_nano", "convnext_reduced", "gradients");
+golden_files!(
+    "operators",
+    "mila_block",
+    "mila_reduced",
+    "mila_nano",
+    "convnext_reduced",
+    "ablation_reduced",
+    "gradients"
+);
 
 impl Golden {
     /// The file `crates/mila-models/tests/golden/{name}.safetensors`.

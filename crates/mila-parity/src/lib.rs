@@ -15,7 +15,7 @@ pub use compare::{Tolerance, assert_close};
 pub use composites::composites;
 pub use formula::{Formula, formula, formula_input};
 pub use golden::{Case, Golden};
-pub use models::{CONVNEXT_REDUCED, MILA_REDUCED, blocks, models};
+pub use models::{CONVNEXT_REDUCED, MILA_REDUCED, ablation_reduced, blocks, models};
 pub use operators::operators;
 
 /// Makes executors; each model is built on a fresh one.
