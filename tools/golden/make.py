@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
+import ablation
 import checkpoints
 import families
 import mila
@@ -24,6 +25,20 @@ CRATES = Path(__file__).resolve().parents[2] / "crates"
 GOLDEN = CRATES / "mila-models" / "tests" / "golden"
 
 REDUCED = mila.Config(16, (1, 2, 1, 1), (1, 2, 4, 8), num_classes=10)
+# Every variant, but for the baseline itself by the one thing that it changes.
+ABLATION = (
+    "baseline",
+    "input-gate",
+    "shortcut",
+    "no-norm",
+    "single-head",
+    "block-all",
+    "block-sub",
+    "ape",
+    "lepe",
+    "cpe",
+    "rope",
+)
 NANO = mila.Config(32, (1, 1, 1), (2, 4, 8), num_classes=10, stem_stride=2)
 
 # One parameter of each kind, all with gradients well above rounding. The bias of a convolution that batch statistics
@@ -98,6 +113,35 @@ def mila_nano() -> Cases:
     return cases
 
 
+def convnext_reduced() -> Cases:
+    """timm's own model; stages.N is the output of its module of that name, so it includes the downsample before it."""
+    cases = Cases()
+    model = fill(ConvNeXt(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), num_classes=10)).eval()
+    for size in ((1, 64, 64), (1, 96, 64), (1, 45, 70)):
+        x, outputs = model.stem(image(*size)), {}
+        for i, stage in enumerate(model.stages):
+            x = stage(x)
+            outputs[f"stages.{i}"] = channels_last(x)
+        outputs["logits"] = model.forward_head(model.norm_pre(x))
+        assert torch.equal(outputs["logits"], model(image(*size))), "stage by stage differs from timm's forward"
+        add_model_case(cases, "classify", size, outputs)
+    return cases
+
+
+def ablation_reduced() -> Cases:
+    """Widths 16..64, depths 1,2,1, heads of 8 channels; the name of a case is that of its variant and its size."""
+    cases = Cases()
+    for variant in ABLATION:
+        model = fill(ablation.Classifier(ablation.Config(16, (1, 2, 1), 8, 2, 8, variant))).eval()
+        # Absolute positions are those of one grid.
+        for batch, height, width in ((2, 16, 16),) if variant == "ape" else ((2, 16, 16), (1, 9, 14)):
+            logits, stages = model(image(batch, height, width))
+            outputs = {"logits": logits} | {f"stages.{i}": x for i, x in enumerate(stages)}
+            name = f"{variant}_{height}x{width}"
+            cases.add(name, "classify", {}, outputs, variant=variant, batch=batch, height=height, width=width)
+    return cases
+
+
 def gradients() -> Cases:
     """One training step: batch statistics, mean cross entropy, global clip 5.0, AdamW."""
     cases = Cases()
@@ -142,6 +186,8 @@ def main() -> None:
         write("convnext_reduced.safetensors", families.convnext_reduced())
         write("mambaout_reduced.safetensors", families.mambaout_reduced())
         write("presets.safetensors", families.presets())
+        write("convnext_reduced.safetensors", convnext_reduced())
+        write("ablation_reduced.safetensors", ablation_reduced())
     write("gradients.safetensors", gradients())
     write("recurrence.safetensors", recurrence.all_cases())
     checkpoints.write_all(CRATES / "mila-weights" / "tests" / "pth")

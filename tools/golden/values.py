@@ -15,7 +15,8 @@ and is then, in f32, each operation rounded once in the order written (no fused 
     *.running_var               0.5 + u
     *.running_mean              0.2 * r
     *.bias                      0.2 * r
-    *.gamma                     0.5 + (0.3 * r)
+    *.gamma, *.D                0.5 + (0.3 * r)
+    *.ape                       r
     1-D *.weight (norms)        1.0 + (0.3 * r)
     *.weight with >= 2 dims     r * sqrt(3.0 / fan_in), fan_in = product of shape[1:]
     input                       2.0 * r
@@ -68,8 +69,10 @@ def parameter(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         value = f32(0.5) + u
     elif kind in ("running_mean", "bias"):
         value = f32(0.2) * r
-    elif kind == "gamma":
+    elif kind in ("gamma", "D"):
         value = f32(0.5) + f32(0.3) * r
+    elif kind == "ape":
+        value = r
     elif kind == "weight" and len(shape) == 1:
         value = f32(1) + f32(0.3) * r
     elif kind == "weight":

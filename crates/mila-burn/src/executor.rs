@@ -8,8 +8,8 @@ use burn::tensor::{Device, Gradients, Tensor};
 use mila_kernels::batch_norm::BatchStatistics as KernelStatistics;
 use mila_kernels::isa::Isa;
 use mila_ops::{
-    Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Error, Executor, LinearWanted, Mode,
-    NormWanted, Numeric, Result, Source, Wanted, Window, shape,
+    Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Error, Executor, LinearAttention,
+    LinearWanted, Mode, NormWanted, Numeric, Result, Source, Wanted, Window, shape,
 };
 
 use crate::operation::{Call, Operation};
@@ -173,6 +173,8 @@ pub struct BatchNorm {
 pub struct Parameter {
     handle: Handle,
     volume: usize,
+    /// Its extents where it is `[height, width, channels]`.
+    grid: Option<[usize; 3]>,
 }
 
 impl Executor for Burn {
@@ -221,8 +223,8 @@ impl Executor for Burn {
     }
 
     fn prepare_parameter(&mut self, wanted: Wanted, source: &dyn Source) -> Result<Parameter> {
-        let volume = wanted.volume();
-        Ok(Parameter { handle: self.store.declare(wanted, source)?, volume })
+        let (volume, grid) = (wanted.volume(), wanted.shape.as_slice().try_into().ok());
+        Ok(Parameter { handle: self.store.declare(wanted, source)?, volume, grid })
     }
 
     fn linear(&self, x: &Tensor<4>, p: &Linear, then: Activation) -> Result<Tensor<4>> {
@@ -313,16 +315,16 @@ impl Executor for Burn {
         })
     }
 
-    fn linear_attention(&self, qk: &Tensor<4>, v: &Tensor<4>, heads: usize) -> Result<Tensor<4>> {
+    fn linear_attention(&self, qk: &Tensor<4>, v: &Tensor<4>, form: LinearAttention) -> Result<Tensor<4>> {
         let extent = dims(v);
-        shape::attention(qk.dims()[3], extent.channels, heads)?;
-        shape::same("linear attention", &extent.with_channels(2 * extent.channels), &dims(qk))?;
+        shape::attention(qk.dims()[3], extent.channels, form)?;
+        shape::same("linear attention", &extent.with_channels(qk.dims()[3]), &dims(qk))?;
         Ok(match self.form {
             Form::Kernels(isa) => {
-                let call = Call { isa, operation: Operation::LinearAttention { dims: extent, heads }, bias: false };
+                let call = Call { isa, operation: Operation::LinearAttention { dims: extent, form }, bias: false };
                 extension::apply_pair(call, qk.clone(), v.clone())
             }
-            Form::Portable => portable::linear_attention(qk.clone(), v.clone(), heads),
+            Form::Portable => portable::linear_attention(qk.clone(), v.clone(), form),
         })
     }
 
@@ -353,6 +355,23 @@ impl Executor for Burn {
             Form::Kernels(isa) => self.call(isa, Operation::Scale, [Some(factors), None], x),
             Form::Portable => x * factors.reshape([1, 1, 1, p.volume]),
         })
+    }
+
+    fn add_positions(&self, x: Tensor<4>, p: &Parameter) -> Result<Tensor<4>> {
+        let Some([height, width, channels]) = p.grid else {
+            let found = format!("{} values in another form", p.volume);
+            return Err(Error::shape("absolute positions", "a table [height, width, channels]", found));
+        };
+        let extent = dims(&x);
+        shape::positions([height, width, channels], [extent.height, extent.width, extent.channels])?;
+        let table = self.leaf(p.handle).reshape([1, height, width, channels]);
+        Ok(portable::add_positions(x, table))
+    }
+
+    fn patches(&self, x: Tensor<4>) -> Result<Tensor<4>> {
+        let [_, height, width, _] = x.dims();
+        shape::patches(height, width)?;
+        Ok(portable::patches(x))
     }
 
     fn drop_path(&self, x: Tensor<4>, drop: DropPath) -> Result<Tensor<4>> {

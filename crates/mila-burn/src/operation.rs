@@ -7,7 +7,7 @@ use mila_kernels::linear_attention::{self, Attention, Rotations};
 use mila_kernels::{
     Epilogue, Isa, Map, PackedMatrix, activation, batch_norm, conv, depthwise, elementwise, layer_norm, linear, pool,
 };
-use mila_ops::{Activation, Dims, Window, rope2d};
+use mila_ops::{Activation, Dims, LinearAttention, Normalisation, Positions, Window, rope2d};
 
 /// An operator with its sizes. Inputs are a map `x` and up to two others, `a` and `b`.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub(crate) enum Operation {
     /// No other input.
     MeanTokens,
     /// `x`: q and k; `a`: v.
-    LinearAttention { dims: Dims, heads: usize },
+    LinearAttention { dims: Dims, form: LinearAttention },
 }
 
 /// An operation, and what it runs on.
@@ -53,6 +53,7 @@ fn kernel_activation(then: Activation) -> mila_kernels::Activation {
         Activation::Relu => mila_kernels::Activation::Relu,
         Activation::Silu => mila_kernels::Activation::Silu,
         Activation::Gelu => mila_kernels::Activation::Gelu,
+        Activation::Softplus => mila_kernels::Activation::Softplus,
     }
 }
 
@@ -61,8 +62,14 @@ fn part(gradient: &mut [f32], wanted: bool) -> Option<&mut [f32]> {
     wanted.then_some(gradient)
 }
 
-fn attention(dims: Dims, heads: usize) -> Attention {
-    Attention { batch: dims.batch, tokens: dims.tokens(), channels: dims.channels, heads }
+/// The shape for values of `dims` and queries and keys of `qk` channels together.
+fn attention(dims: Dims, qk: usize, form: LinearAttention) -> Attention {
+    let normalisation = match form.normalisation {
+        Normalisation::Absent => linear_attention::Normalisation::Absent,
+        Normalisation::Weights => linear_attention::Normalisation::Weights,
+    };
+    let Dims { batch, channels, .. } = dims;
+    Attention { batch, tokens: dims.tokens(), keys: qk / 2, channels, heads: form.heads, normalisation }
 }
 
 impl Call {
@@ -109,12 +116,14 @@ impl Call {
                 let shape = (batch, height * width, channels);
                 out([batch, 1, 1, channels], &mut |y| pool::mean_tokens(x, shape, y))
             }
-            Operation::LinearAttention { dims, heads } => {
-                let [rows, columns] = [dims.height, dims.width].map(|extent| rope2d::axis(extent, dims.channels));
-                let rotations = Rotations::new(&rows, &columns, dims.channels);
-                let shape = attention(*dims, *heads);
+            Operation::LinearAttention { dims, form } => {
+                let shape = attention(*dims, channels, *form);
+                let rotations = (form.positions == Positions::Rotary).then(|| {
+                    let [rows, columns] = [dims.height, dims.width].map(|extent| rope2d::axis(extent, shape.keys));
+                    Rotations::new(&rows, &columns, shape.keys)
+                });
                 let extent = [batch, height, width, dims.channels];
-                out(extent, &mut |y| linear_attention::forward(isa, x, a, shape, &rotations, y))
+                out(extent, &mut |y| linear_attention::forward(isa, x, a, shape, rotations.as_ref(), y))
             }
         }
     }
@@ -168,11 +177,12 @@ impl Call {
                 elementwise::scale_channels_backward(isa, x, dy, &mut da);
             }
             Operation::MeanTokens => pool::mean_tokens_backward(dy, (batch, height * width, channels), &mut dx),
-            Operation::LinearAttention { dims, heads } => {
-                let shape = attention(*dims, *heads);
-                let rotations = rope2d::rotations(dims.height, dims.width, dims.channels);
+            Operation::LinearAttention { dims, form } => {
+                let shape = attention(*dims, channels, *form);
+                let rotations = (form.positions == Positions::Rotary)
+                    .then(|| rope2d::rotations(dims.height, dims.width, shape.keys));
                 let gradients = linear_attention::Gradients { qk: &mut dx, v: &mut da };
-                linear_attention::backward(isa, x, a, shape, &rotations, dy, gradients);
+                linear_attention::backward(isa, x, a, shape, rotations.as_deref(), dy, gradients);
             }
         }
         [dx, da, db]

@@ -1,8 +1,8 @@
 //! The operators as compositions of Burn's own, for every device.
 
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Tensor, activation, module};
-use mila_ops::{Activation, Window, rope2d};
+use burn::tensor::{Device, Tensor, activation, module};
+use mila_ops::{Activation, LinearAttention, Normalisation, Positions, Window, rope2d};
 
 /// `x W^T + b`; weight `[outputs, inputs]`, flat.
 pub(crate) fn linear(x: Tensor<4>, weight: Tensor<1>, bias: Option<Tensor<1>>, outputs: usize) -> Tensor<4> {
@@ -100,29 +100,65 @@ pub(crate) fn activate(x: Tensor<4>, then: Activation) -> Tensor<4> {
         Activation::Relu => activation::relu(x),
         Activation::Silu => activation::silu(x),
         Activation::Gelu => activation::gelu(x),
+        // Above zero by its own reflection, so that nothing overflows.
+        Activation::Softplus => x.clone().clamp_min(0.0) + x.abs().neg().exp().log1p(),
     }
 }
 
-/// Normalised linear attention with rotary positions; see [`mila_ops::Executor::linear_attention`].
-pub(crate) fn linear_attention(qk: Tensor<4>, v: Tensor<4>, heads: usize) -> Tensor<4> {
-    let [b, height, width, c] = v.dims();
-    let n = height * width;
-    let split = |t: Tensor<3>| t.reshape([b, n, heads, c / heads]).permute([0, 2, 1, 3]);
-    let positive = |t: Tensor<3>| t.clone().clamp_min(0.0) + t.clamp_max(0.0).exp(); // elu + 1
-    let qk = qk.reshape([b, n, 2 * c]);
-    let q = positive(qk.clone().narrow(2, 0, c));
-    let k = positive(qk.narrow(2, c, c));
-    let turns = rope2d::rotations(height, width, c);
-    let turns = Tensor::<1>::from_floats(turns.as_slice(), &v.device()).reshape([1, n, c / 2, 2]);
-    let (cos, sin) = (turns.clone().narrow(3, 0, 1), turns.narrow(3, 1, 1));
-    let turn = |t: Tensor<3>| {
-        let t = t.reshape([b, n, c / 2, 2]);
-        let (re, im) = (t.clone().narrow(3, 0, 1), t.narrow(3, 1, 1));
-        let turned = vec![re.clone() * cos.clone() - im.clone() * sin.clone(), im * cos.clone() + re * sin.clone()];
-        Tensor::cat(turned, 3).reshape([b, n, c])
+/// `x + table` in the last channels; `table` is `[1, height, width, channels]`.
+pub(crate) fn add_positions(x: Tensor<4>, table: Tensor<4>) -> Tensor<4> {
+    let [_, height, width, channels] = table.dims();
+    let table = match x.dims()[3] - channels {
+        0 => table,
+        before => {
+            let zeros = Tensor::zeros([1, height, width, before], &x.device());
+            Tensor::cat(vec![zeros, table], 3)
+        }
     };
-    let normaliser = split(q.clone()).matmul(split(k.clone()).mean_dim(2).swap_dims(2, 3)) + 1e-6;
-    let kv = split(turn(k)).swap_dims(2, 3).matmul(split(v.reshape([b, n, c]))) / n as f64;
-    let out = split(turn(q)).matmul(kv) / normaliser;
+    x + table
+}
+
+/// Patches of 2x2 tokens side by side, the left column first.
+pub(crate) fn patches(x: Tensor<4>) -> Tensor<4> {
+    let [batch, height, width, channels] = x.dims();
+    let pairs: Tensor<6> = x.reshape([batch, height / 2, 2, width / 2, 2, channels]);
+    pairs.permute([0, 1, 3, 4, 2, 5]).reshape([batch, height / 2, width / 2, 4 * channels])
+}
+
+/// Linear attention; see [`mila_ops::Executor::linear_attention`].
+pub(crate) fn linear_attention(qk: Tensor<4>, v: Tensor<4>, form: LinearAttention) -> Tensor<4> {
+    let [b, height, width, c] = v.dims();
+    let (n, heads, keys) = (height * width, form.heads, qk.dims()[3] / 2);
+    let split = |t: Tensor<3>| {
+        let width = t.dims()[2] / heads;
+        t.reshape([b, n, heads, width]).permute([0, 2, 1, 3])
+    };
+    let positive = |t: Tensor<3>| t.clone().clamp_min(0.0) + t.clamp_max(0.0).exp(); // elu + 1
+    let qk = qk.reshape([b, n, 2 * keys]);
+    let q = positive(qk.clone().narrow(2, 0, keys));
+    let k = positive(qk.narrow(2, keys, keys));
+    let turns = (form.positions == Positions::Rotary).then(|| rotations(height, width, keys, &v.device()));
+    let turn = |t: Tensor<3>| match &turns {
+        None => t,
+        Some((cos, sin)) => {
+            let t = t.reshape([b, n, keys / 2, 2]);
+            let (re, im) = (t.clone().narrow(3, 0, 1), t.narrow(3, 1, 1));
+            let turned = vec![re.clone() * cos.clone() - im.clone() * sin.clone(), im * cos.clone() + re * sin.clone()];
+            Tensor::cat(turned, 3).reshape([b, n, keys])
+        }
+    };
+    let kv = split(turn(k.clone())).swap_dims(2, 3).matmul(split(v.reshape([b, n, c]))) / n as f64;
+    let out = split(turn(q.clone())).matmul(kv);
+    let out = match form.normalisation {
+        Normalisation::Absent => out,
+        Normalisation::Weights => out / (split(q).matmul(split(k).mean_dim(2).swap_dims(2, 3)) + 1e-6),
+    };
     out.permute([0, 2, 1, 3]).reshape([b, height, width, c])
+}
+
+/// Cosines and sines, each `[1, tokens, channels / 2, 1]`.
+fn rotations(height: usize, width: usize, channels: usize, device: &Device) -> (Tensor<4>, Tensor<4>) {
+    let turns = rope2d::rotations(height, width, channels);
+    let turns = Tensor::<1>::from_floats(turns.as_slice(), device).reshape([1, height * width, channels / 2, 2]);
+    (turns.clone().narrow(3, 0, 1), turns.narrow(3, 1, 1))
 }

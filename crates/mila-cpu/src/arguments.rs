@@ -19,6 +19,7 @@ pub(crate) fn kernel_activation(then: Activation) -> mila_kernels::Activation {
         Activation::Relu => mila_kernels::Activation::Relu,
         Activation::Silu => mila_kernels::Activation::Silu,
         Activation::Gelu => mila_kernels::Activation::Gelu,
+        Activation::Softplus => mila_kernels::Activation::Softplus,
     }
 }
 

@@ -11,14 +11,14 @@ use mila_kernels::{
 use mila_ops::reference::Array;
 use mila_ops::{
     Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, FusedBottleneck, GatedConv,
-    GatedInput, LinearWanted, Mlp, NormWanted, NormedLinear, Numeric, Onto, RecurrenceOn, Residual, Result, Source,
-    Tap, Wanted, Window, composed, rope2d, shape,
+    GatedInput, LinearAttention, LinearWanted, Mlp, NormWanted, Normalisation, NormedLinear, Numeric, Onto, Positions,
+    RecurrenceOn, Residual, Result, Source, Tap, Wanted, Window, composed, rope2d, shape,
 };
 
 use crate::arguments::{epilogue, extent, kernel_activation, kernel_window};
 use crate::buffer::{Map, Pool, Recycling};
 use crate::observer::Observer;
-use crate::prepared::{Affine, Conv, Kernel, Linear, Norm, Precision, fetch};
+use crate::prepared::{Affine, Conv, Kernel, Linear, Norm, Precision, Table, fetch};
 use crate::recurrence::{self, Orders};
 
 /// Rotary tables that are kept: four sizes of a model of four stages. A stream of ever new sizes must not fill the memory.
@@ -119,7 +119,7 @@ impl Cpu {
     }
 
     /// A fresh map of `dims`, written by `write`.
-    fn written(&self, dims: Dims, write: impl FnOnce(&mut [f32])) -> Map {
+    pub(crate) fn written(&self, dims: Dims, write: impl FnOnce(&mut [f32])) -> Map {
         let mut map = self.pool.map(dims);
         // Nothing else can share a map that the pool has just made.
         if let Some(values) = map.unique() {
@@ -129,7 +129,7 @@ impl Cpu {
     }
 
     /// `x` changed by `change`, in place where nothing else shares it.
-    fn changed(&self, mut x: Map, change: impl FnOnce(&mut [f32])) -> Map {
+    pub(crate) fn changed(&self, mut x: Map, change: impl FnOnce(&mut [f32])) -> Map {
         if let Some(values) = x.unique() {
             change(values);
             return x;
@@ -177,27 +177,6 @@ impl Cpu {
         let (rows, columns) = (missing(height), missing(width));
         (rows + columns > 0).then(|| self.padded(x, height + rows, width + columns))
     }
-
-    fn padded(&self, x: &Map, height: usize, width: usize) -> Map {
-        let from = x.dims();
-        self.written(Dims { height, width, ..from }, |values| {
-            if x.values().is_empty() {
-                return values.fill(0.0);
-            }
-            let (row, padded_row) = (from.width * from.channels, width * from.channels);
-            for (image, source) in values
-                .chunks_exact_mut((height * padded_row).max(1))
-                .zip(x.values().chunks_exact((from.height * row).max(1)))
-            {
-                let mut rows = source.chunks_exact(row.max(1));
-                for target in image.chunks_exact_mut(padded_row.max(1)) {
-                    let source = rows.next().unwrap_or_default();
-                    target[..source.len()].copy_from_slice(source);
-                    target[source.len()..].fill(0.0);
-                }
-            }
-        })
-    }
 }
 
 impl Executor for Cpu {
@@ -206,7 +185,7 @@ impl Executor for Cpu {
     type Conv = Conv;
     type Norm = Norm;
     type BatchNorm = Affine;
-    type Parameter = Vec<f32>;
+    type Parameter = Table;
 
     fn prepare_linear(&mut self, wanted: LinearWanted, source: &dyn Source) -> Result<Linear> {
         Linear::load(self.isa, &wanted, source, self.precision)
@@ -224,8 +203,8 @@ impl Executor for Cpu {
         Affine::load(&wanted, source)
     }
 
-    fn prepare_parameter(&mut self, wanted: Wanted, source: &dyn Source) -> Result<Vec<f32>> {
-        fetch(source, &wanted)
+    fn prepare_parameter(&mut self, wanted: Wanted, source: &dyn Source) -> Result<Table> {
+        Ok(Table { values: fetch(source, &wanted)?, shape: wanted.shape })
     }
 
     fn linear(&self, x: &Map, p: &Linear, then: Activation) -> Result<Map> {
@@ -266,17 +245,23 @@ impl Executor for Cpu {
         self.operator("activation", x.dims(), forward)
     }
 
-    fn linear_attention(&self, qk: &Map, v: &Map, heads: usize) -> Result<Map> {
-        let dims = v.dims();
-        shape::attention(qk.dims().channels, dims.channels, heads)?;
-        shape::same("linear attention", &dims.with_channels(2 * dims.channels), &qk.dims())?;
+    fn linear_attention(&self, qk: &Map, v: &Map, form: LinearAttention) -> Result<Map> {
+        let (dims, keys) = (v.dims(), qk.dims().channels / 2);
+        shape::attention(qk.dims().channels, dims.channels, form)?;
+        shape::same("linear attention", &dims.with_channels(2 * keys), &qk.dims())?;
         if dims.batch == 0 {
             return Ok(self.written(dims, |_| ()));
         }
-        let shape = Attention { batch: dims.batch, tokens: dims.tokens(), channels: dims.channels, heads };
-        let rotations = self.rotations(dims);
-        let forward =
-            |y: &mut [f32]| linear_attention::forward(self.isa, qk.values(), v.values(), shape, &rotations, y);
+        let rotations = (form.positions == Positions::Rotary).then(|| self.rotations(dims.with_channels(keys)));
+        let normalisation = match form.normalisation {
+            Normalisation::Absent => linear_attention::Normalisation::Absent,
+            Normalisation::Weights => linear_attention::Normalisation::Weights,
+        };
+        let Dims { batch, channels, .. } = dims;
+        let shape = Attention { batch, tokens: dims.tokens(), keys, channels, heads: form.heads, normalisation };
+        let forward = |y: &mut [f32]| {
+            linear_attention::forward(self.isa, qk.values(), v.values(), shape, rotations.as_deref(), y);
+        };
         self.operator("linear attention", dims, forward)
     }
 
@@ -315,9 +300,18 @@ impl Executor for Cpu {
         self.operator("concat", dims.with_channels(widths[0] + widths[1]), join)
     }
 
-    fn scale(&self, x: Map, factors: &Vec<f32>) -> Result<Map> {
+    fn scale(&self, x: Map, factors: &Table) -> Result<Map> {
+        let factors = &factors.values;
         shape::channels("scale", factors.len(), x.dims().channels)?;
         self.operator("scale", x.dims(), |y| elementwise::scale_channels(self.isa, x.values(), factors, y))
+    }
+
+    fn add_positions(&self, x: Map, table: &Table) -> Result<Map> {
+        self.positioned(x, table)
+    }
+
+    fn patches(&self, x: Map) -> Result<Map> {
+        self.in_patches(&x)
     }
 
     fn drop_path(&self, x: Map, _: DropPath) -> Result<Map> {

@@ -20,6 +20,7 @@ mod arguments;
 mod buffer;
 mod executor;
 mod fused;
+mod grid;
 mod observer;
 mod prepared;
 mod recurrence;

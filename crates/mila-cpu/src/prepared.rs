@@ -127,6 +127,13 @@ impl Norm {
     }
 }
 
+/// A tensor that belongs to no layer.
+#[derive(Debug)]
+pub struct Table {
+    pub(crate) values: Vec<f32>,
+    pub(crate) shape: Vec<usize>,
+}
+
 /// A batch norm with its running statistics: `x * scale + shift`.
 #[derive(Debug)]
 pub struct Affine {

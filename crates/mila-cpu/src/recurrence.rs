@@ -12,6 +12,7 @@ use mila_ops::{Recurrence, RecurrenceOn, Result, ScanOrder, composed};
 
 use crate::buffer::Map;
 use crate::executor::Cpu;
+use crate::prepared::Table;
 
 /// Orders that are kept, resolved: the four of a cross-scan at four sizes.
 const ORDERS: usize = 16;
@@ -68,7 +69,7 @@ struct Checked<'a> {
 
 impl<'a> Checked<'a> {
     fn new(orders: &Orders, r: &RecurrenceOn<'a, Cpu>) -> Result<Self> {
-        let resolved = recurrence::resolve::<Cpu>(r, Map::dims, Vec::len)?;
+        let resolved = recurrence::resolve::<Cpu>(r, Map::dims, |table| table.values.len())?;
         if let Gate::Scalar(log) | Gate::Keys(log) | Gate::Values(log) = &r.gate {
             let channels = log.whole().dims().channels;
             let range = log.range(channels);
@@ -79,7 +80,10 @@ impl<'a> Checked<'a> {
             let stride = part.whole().dims().channels;
             Ok(Rows { values: part.whole().values(), stride, first: part.range(stride).start })
         };
-        let parameter = |part: &Part<'a, Vec<f32>>| Ok(&part.whole()[part.range(part.whole().len())]);
+        let parameter = |part: &Part<'a, Table>| {
+            let values = &part.whole().values;
+            Ok(&values[part.range(values.len())])
+        };
         let operands = r.with_operands(map, parameter, |start| Ok::<_, mila_ops::Error>(start.values()))?;
         Ok(Self { steps: orders.steps(&resolved)?, resolved, r: operands })
     }

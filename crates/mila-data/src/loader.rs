@@ -74,6 +74,8 @@ pub struct LoaderOptions {
     pub prefetch: usize,
     /// Shuffle every epoch anew.
     pub shuffle: bool,
+    /// Samples of an epoch, at most: the first ones of its order. `None` takes all.
+    pub samples: Option<usize>,
     /// Leave out the last batch where it would be short.
     pub drop_last: bool,
     /// Keep resized pictures in memory: (input height x input width x 3) bytes per sample.
@@ -94,6 +96,7 @@ impl Default for LoaderOptions {
             threads: 0,
             prefetch: 2,
             shuffle: false,
+            samples: None,
             drop_last: false,
             cache: false,
             seed: 0,
@@ -128,6 +131,11 @@ const ORDER: u64 = 0;
 const SAMPLE: u64 = 1;
 
 impl Shared {
+    /// Samples of an epoch.
+    fn samples(&self) -> usize {
+        self.options.samples.map_or(self.source.len(), |most| most.min(self.source.len()))
+    }
+
     fn picture(&self, index: usize) -> Result<Picture> {
         if let Some(cached) = self.cache.get(index).and_then(OnceLock::get) {
             return Ok(cached.clone());
@@ -209,7 +217,7 @@ impl Loader {
 
     /// Batches in an epoch in which no file is broken.
     pub fn batches(&self) -> usize {
-        let (samples, batch) = (self.shared.source.len(), self.shared.options.batch);
+        let (samples, batch) = (self.shared.samples(), self.shared.options.batch);
         if self.shared.options.drop_last { samples / batch } else { samples.div_ceil(batch) }
     }
 
@@ -220,6 +228,7 @@ impl Loader {
         if options.shuffle {
             Rng::keyed(&[options.seed, ORDER, epoch]).shuffle(&mut order);
         }
+        order.truncate(self.shared.samples());
         let work = Arc::new(Work {
             shared: Arc::clone(&self.shared),
             epoch,

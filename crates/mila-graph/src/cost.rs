@@ -95,10 +95,10 @@ impl Trace {
             }
             Operator::BatchNorm { tensors, .. } => [Some(tensors[0]), Some(tensors[1])],
             Operator::LayerNorm { tensors, .. } => tensors.map(Some),
-            Operator::Scale(factors) => [Some(*factors), None],
             Operator::Recurrence(recorded) => {
                 return recorded.tensors().into_iter().map(|part| part.values.len()).sum();
             }
+            Operator::Scale(table) | Operator::AddPositions(table) => [Some(*table), None],
             _ => [None, None],
         };
         let tensors = ids.into_iter().flatten().map(|id| &self.manifest()[id.0]);

@@ -5,8 +5,8 @@ use std::fmt;
 use std::ops::Range;
 
 use mila_ops::{
-    Activation, BatchNormWanted, ConvWanted, DropPath, Error, Executor, LinearWanted, NormWanted, RecurrenceOn, Result,
-    Source, Values, Wanted, Window, shape,
+    Activation, BatchNormWanted, ConvWanted, DropPath, Error, Executor, LinearAttention, LinearWanted, NormWanted,
+    Normalisation, RecurrenceOn, Result, Source, Values, Wanted, Window, shape,
 };
 
 use crate::{Extent, Id, Node, Operator, Symbol, TensorId};
@@ -256,14 +256,18 @@ impl Executor for Graph {
         Ok(if then == Activation::None { x } else { self.like("", Operator::Activate(then), &[&x]) })
     }
 
-    fn linear_attention(&self, qk: &Shaped, v: &Shaped, heads: usize) -> Result<Shaped> {
-        shape::attention(qk.channels, v.channels, heads)?;
-        self.equal("linear attention", &Shaped { channels: 2 * v.channels, ..v.clone() }, qk)?;
-        let channels = v.channels as u64;
+    fn linear_attention(&self, qk: &Shaped, v: &Shaped, form: LinearAttention) -> Result<Shaped> {
+        shape::attention(qk.channels, v.channels, form)?;
+        self.equal("linear attention", &Shaped { channels: qk.channels, ..v.clone() }, qk)?;
+        let (keys, head) = (qk.channels as u64 / 2, (v.channels / form.heads) as u64);
         // K^T V and Q (K^T V), and the normaliser.
-        let macs = channels * (2 * channels / heads as u64 + 1);
+        let normaliser = match form.normalisation {
+            Normalisation::Absent => 0,
+            Normalisation::Weights => keys,
+        };
+        let macs = 2 * keys * head + normaliser;
         let name = layer(&self.name_of(qk.id));
-        Ok(self.record(&name, Operator::LinearAttention { heads }, &[qk, v], v.extents.clone(), v.channels, macs))
+        Ok(self.record(&name, Operator::LinearAttention(form), &[qk, v], v.extents.clone(), v.channels, macs))
     }
 
     fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Shaped, Shaped)> {
@@ -294,6 +298,25 @@ impl Executor for Graph {
     fn scale(&self, x: Shaped, p: &Parameter) -> Result<Shaped> {
         shape::channels("scale", p.volume, x.channels)?;
         Ok(self.like(&p.name, Operator::Scale(p.tensor), &[&x]))
+    }
+
+    fn add_positions(&self, x: Shaped, p: &Parameter) -> Result<Shaped> {
+        let &[_, _, channels] = self.manifest[p.tensor.0].shape.as_slice() else {
+            let found = format!("{:?}", self.manifest[p.tensor.0].shape);
+            return Err(Error::shape("absolute positions", "a table [height, width, channels]", found));
+        };
+        if channels > x.channels {
+            return Err(Error::shape("absolute positions", format_args!("at least {channels} channels"), x));
+        }
+        // Whether the grid fits is known with the sizes only: `Trace::fits`.
+        Ok(self.like(&p.name, Operator::AddPositions(p.tensor), &[&x]))
+    }
+
+    fn patches(&self, x: Shaped) -> Result<Shaped> {
+        let [batch, height, width] = &x.extents;
+        let half = |n: &Extent| n.clone().divided_up(2);
+        let extents = [batch.clone(), half(height), half(width)];
+        Ok(self.record("", Operator::Patches, &[&x], extents, 4 * x.channels, 0))
     }
 
     fn drop_path(&self, x: Shaped, _: DropPath) -> Result<Shaped> {

@@ -1,6 +1,6 @@
 //! The recorded operators.
 
-use mila_ops::{Activation, Window};
+use mila_ops::{Activation, LinearAttention, Window};
 
 use crate::{Extent, Recorded};
 
@@ -54,10 +54,7 @@ pub enum Operator {
     /// An activation alone.
     Activate(Activation),
     /// Inputs: qk, v.
-    LinearAttention {
-        /// Heads.
-        heads: usize,
-    },
+    LinearAttention(LinearAttention),
     /// Inputs: the maps of its operands, each once, and the start.
     Recurrence(Box<Recorded>),
     /// The state of the recurrence that is its input.
@@ -77,6 +74,10 @@ pub enum Operator {
     Concat,
     /// A factor per channel.
     Scale(TensorId),
+    /// A value per channel and token of a fixed grid, `[height, width, c]`, added to the last `c` channels.
+    AddPositions(TensorId),
+    /// Patches of 2x2 tokens side by side, the left column first.
+    Patches,
     /// Mean over tokens.
     MeanTokens,
     /// Zeros below and to the right.

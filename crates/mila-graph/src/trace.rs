@@ -1,9 +1,9 @@
 //! A model, traced.
 
 use mila_models::{Output, Preset, Task};
-use mila_ops::{Kind, NoTap, Result, Wanted};
+use mila_ops::{Kind, NoTap, Result, Wanted, shape};
 
-use crate::{Graph, Id, Node};
+use crate::{Graph, Id, Node, Operator, Sizes};
 
 /// The operators of one model on an image of symbolic batch, height and width, and its parameters.
 #[derive(Clone, Debug)]
@@ -43,6 +43,22 @@ impl Trace {
     /// Every tensor that the model asks for, buffers included, in the order of the released checkpoints.
     pub fn manifest(&self) -> &[Wanted] {
         &self.manifest
+    }
+
+    /// Whether the model runs at `sizes`: absolute positions are made for one grid of tokens.
+    ///
+    /// # Errors
+    /// `Shape`, with the grid that is expected.
+    pub fn fits(&self, sizes: Sizes) -> Result<()> {
+        for node in &self.nodes {
+            if let Operator::AddPositions(table) = node.operator
+                && let &[height, width, channels] = self.manifest[table.0].shape.as_slice()
+            {
+                let map = [node.extents[1].at(sizes), node.extents[2].at(sizes), node.channels];
+                shape::positions([height, width, channels], map)?;
+            }
+        }
+        Ok(())
     }
 
     /// Trained values.

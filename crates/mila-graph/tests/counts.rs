@@ -134,3 +134,65 @@ fn manifests_are_the_released_state_dicts() {
         }
     }
 }
+
+/// Sections 3.2 and 3.3 of the specification: parameters, and MACs without and with norms. The counts of the reconstruction
+/// are inferred; they round to every printed one but the parameters of "sub", 30.5M where the table says 31M. Of "single
+/// head" the specification has 1,138,368 MACs more: it counts the normaliser by channels there, and we by those of the keys.
+#[test]
+fn ablation_at_the_papers_size() {
+    for (name, parameters, macs, with_norms) in [
+        ("baseline", 28_265_032, 4_443_376_128, 4_462_003_968),
+        ("input-gate", 28_539_016, 4_486_728_192, 4_505_356_032),
+        ("shortcut", 28_269_448, 4_443_376_128, 4_462_003_968),
+        ("no-norm", 28_265_032, 4_441_946_112, 4_460_573_952),
+        ("single-head", 24_226_504, 3_841_264_128 - 1_138_368, 3_859_891_968 - 1_138_368),
+        ("block-sub", 30_470_152, 4_803_062_784, 4_821_690_624),
+        ("ape", 29_695_048, 4_443_376_128, 4_462_003_968),
+        ("lepe", 28_309_192, 4_456_246_272, 4_474_874_112),
+        ("cpe", 28_309_192, 4_456_246_272, 4_474_874_112),
+        ("rope", 28_265_032, 4_443_376_128, 4_462_003_968),
+    ] {
+        let trace = trace(&format!("ablation-{name}"), CLASSIFY);
+        let cost = trace.cost(Sizes::square(224));
+        assert_eq!((trace.parameters(), cost.macs, cost.macs_with_norms), (parameters, macs, with_norms), "{name}");
+    }
+    // The difference: tokens of all blocks times the channels that have no key of their own.
+    let blocks = [(56_u64, 96, 2), (28, 192, 2), (14, 384, 6), (7, 768, 2)];
+    assert_eq!(
+        blocks.iter().map(|(side, channels, depth)| side * side * (channels - 32) * depth).sum::<u64>(),
+        1_138_368
+    );
+    let all = trace("ablation-block-all", CLASSIFY);
+    let cost = all.cost(Sizes::square(224));
+    assert_eq!(all.parameters(), 28_479_688);
+    // The specification has 4.660 and 4.672 G, which leave the normaliser out.
+    assert_eq!([cost.macs, cost.macs_with_norms].map(|macs| (macs as f64 / 1e6).round()), [4661.0, 4674.0]);
+}
+
+/// The sizes for 32x32 images: a grid of 16x16 tokens, and as much as each other as at the paper's size.
+#[test]
+fn ablation_for_small_images() {
+    let count = |name: &str| {
+        let trace = trace(&format!("ablation-{name}-32"), Task::Classify { classes: 10 });
+        (trace.parameters(), trace.cost(Sizes::square(32)).macs)
+    };
+    let (parameters, macs) = count("baseline");
+    assert_eq!((parameters, macs), (367_402, 17_755_392));
+    for name in
+        ["input-gate", "shortcut", "no-norm", "single-head", "block-all", "block-sub", "ape", "lepe", "cpe", "rope"]
+    {
+        let found = count(name);
+        assert!((200_000..400_000).contains(&found.0), "{name}: {} parameters", found.0);
+        eprintln!("{name} {found:?}");
+    }
+}
+
+/// Absolute positions are those of one grid.
+#[test]
+fn a_model_of_one_grid_says_so() {
+    let (ape, rope) = (trace("ablation-ape-32", CLASSIFY), trace("ablation-rope-32", CLASSIFY));
+    assert!(ape.fits(Sizes::square(32)).is_ok());
+    assert!(rope.fits(Sizes::square(48)).is_ok());
+    let error = ape.fits(Sizes::square(48)).expect_err("another grid").to_string();
+    assert!(error.contains("16x16") && error.contains("24x24"), "{error}");
+}

@@ -40,8 +40,15 @@ fn every_model_can_be_exported() {
     for preset in Preset::all() {
         for task in TASKS {
             let trace = trace(preset.name, task);
-            for extents in [ODD, Extents::Dynamic] {
-                trace.onnx(extents).unwrap_or_else(|error| panic!("{} {task:?} {extents:?}: {error}", preset.name));
+            let own = Extents::Fixed(Sizes::square(preset.preprocessing.size));
+            // Absolute positions are those of one grid, and say so.
+            let any = !preset.name.contains("-ape");
+            for extents in [own, ODD, Extents::Dynamic] {
+                let place = format!("{} {task:?} {extents:?}", preset.name);
+                match trace.onnx(extents) {
+                    Ok(_) => assert!(any || extents == own, "{place}: another grid"),
+                    Err(error) => assert!(!any && extents != own, "{place}: {error}"),
+                }
             }
         }
     }
@@ -50,7 +57,10 @@ fn every_model_can_be_exported() {
 /// mila-s and mila-b have the nodes of mila-t more often.
 #[test]
 fn files_are_whole() {
-    for name in ["mila-nano", "mila-t", "convnext-t", "mambaout-t"] {
+    let ablation = ["block-all", "input-gate", "rope", "single-head"].map(|variant| format!("ablation-{variant}-32"));
+    let names =
+        ["mila-nano", "mila-t", "convnext-t", "mambaout-t"].into_iter().chain(ablation.iter().map(String::as_str));
+    for name in names {
         for task in TASKS {
             let trace = trace(name, task);
             for extents in [ODD, Extents::Dynamic] {

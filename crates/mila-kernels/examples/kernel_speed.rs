@@ -9,7 +9,7 @@ use std::time::Instant;
 use mila_kernels::{
     Activation, Attention, Epilogue, Isa, Level, Map, Mlp, Norm, PackedMatrix, Window, batch_norm, conv, depthwise,
     layer_norm, linear,
-    linear_attention::{self, Rotations},
+    linear_attention::{self, Normalisation, Rotations},
     mlp,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -78,7 +78,17 @@ fn main() {
     convolutions(&bench);
     for (side, channels, heads) in STAGES {
         maps(&bench, Map { batch: 1, height: side, width: side, channels });
-        attention(&bench, Attention { batch: 1, tokens: side * side, channels, heads });
+        attention(
+            &bench,
+            Attention {
+                batch: 1,
+                tokens: side * side,
+                keys: channels,
+                channels,
+                heads,
+                normalisation: Normalisation::Weights,
+            },
+        );
     }
 }
 
@@ -228,10 +238,10 @@ fn attention(bench: &Bench, shape: Attention) {
     let (mut y, mut dqk) = (vec![0.0; v.len()], vec![0.0; qk.len()]);
     let flops = 4 * tokens * channels * channels / heads;
     bench.line("linear attention", &name, Work::Flops(flops), || {
-        linear_attention::forward(isa, &qk, &v, shape, &rotations, &mut y);
+        linear_attention::forward(isa, &qk, &v, shape, Some(&rotations), &mut y);
     });
     bench.line("attention backward", &name, Work::Flops(3 * flops), || {
         let gradients = linear_attention::Gradients { qk: &mut dqk, v: &mut y };
-        linear_attention::backward(isa, &qk, &v, shape, &rotation, &v, gradients);
+        linear_attention::backward(isa, &qk, &v, shape, Some(&rotation), &v, gradients);
     });
 }

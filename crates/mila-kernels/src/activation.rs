@@ -19,6 +19,8 @@ pub enum Activation {
     Silu,
     /// x · P(X < x) of a standard normal variable, the exact form.
     Gelu,
+    /// ln(1 + eˣ).
+    Softplus,
 }
 
 impl Activation {
@@ -49,6 +51,11 @@ impl Activation {
             Activation::Gelu => {
                 for y in y {
                     *y = math::gelu::<A>(*y);
+                }
+            }
+            Activation::Softplus => {
+                for y in y {
+                    *y = math::softplus::<A>(*y);
                 }
             }
         }
@@ -119,6 +126,7 @@ impl Kernel for Backward<'_> {
             Activation::Relu => elements.for_each(|((&x, dy), dx)| *dx = if x > 0.0 { *dy } else { 0.0 }),
             Activation::Silu => elements.for_each(|((&x, dy), dx)| *dx = dy * math::silu_derivative::<A>(x)),
             Activation::Gelu => elements.for_each(|((&x, dy), dx)| *dx = dy * math::gelu_derivative::<A>(x)),
+            Activation::Softplus => elements.for_each(|((&x, dy), dx)| *dx = dy * math::sigmoid::<A>(x)),
         }
     }
 }
@@ -134,12 +142,16 @@ mod tests {
             Activation::Relu => x.max(0.0),
             Activation::Silu => x / (1.0 + (-x).exp()),
             Activation::Gelu => 0.5 * x * libm::erfc(-x / std::f64::consts::SQRT_2),
+            Activation::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
         }
     }
 
+    const ALL: [Activation; 5] =
+        [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::Softplus];
+
     #[test]
     fn both_ways_on_every_length() {
-        for activation in [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu] {
+        for activation in ALL {
             for len in [0, 15, 33, 40_000] {
                 let x: Vec<f32> = numbers(1, len).into_iter().map(|x| 6.0 * x).collect();
                 let dy = numbers(2, len);
@@ -165,7 +177,7 @@ mod tests {
     #[test]
     fn a_nan_stays() {
         for isa in crate::Isa::available() {
-            for activation in [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu] {
+            for activation in ALL {
                 let mut y = [0.0; 3];
                 forward(isa, activation, &[1.0, f32::NAN, 2.0], &mut y);
                 assert!(!y[0].is_nan() && y[1].is_nan() && !y[2].is_nan(), "{isa} {activation:?}: {y:?}");

@@ -1,13 +1,15 @@
-//! Normalised linear attention with rotary positions (MILA, arXiv:2405.16605), without its positional convolution.
+//! Linear attention (MILA, arXiv:2405.16605), with and without rotary positions and normalisation.
 //!
-//! With φ = elu + 1, q̂ = φ(q), k̂ = φ(k), N tokens, and R the rotation of channel pairs by position, for each head:
+//! With φ = elu + 1, q̂ = φ(q), k̂ = φ(k), N tokens, and R the rotation of channel pairs by position or the identity, for each
+//! head:
 //!
 //! ```text
 //! S = 1/N Σ_j (R k̂_j) v_jᵀ      m = 1/N Σ_j k̂_j      o_i = Sᵀ (R q̂_i) z_i,   z_i = 1 / (q̂_iᵀ m + ε)
 //! ```
 //!
-//! The normaliser uses the *unrotated* q̂ and k̂. Rotation is over the full width, before it is split into heads. The cost
-//! is O(tokens · channels · head_dim), and no array grows with tokens · head_dim².
+//! The normaliser uses the *unrotated* q̂ and k̂; without it z is one. Rotation is over the full width, before it is split into
+//! heads. Heads of keys and of values may have different widths. The cost is O(tokens · channels · head_dim), and no array
+//! grows with tokens · head_dim².
 //!
 //! Backward, with g = dy, δ_i = -z_i (g_iᵀ o_i), dS = Σ_i (z_i R q̂_i) g_iᵀ and dm = Σ_i δ_i q̂_i:
 //!
@@ -48,46 +50,76 @@ const CHUNK: usize = 196;
 /// Channels, about, of the heads that one piece of the first pass takes.
 const GROUP: usize = 128;
 
-/// The shape of the operands.
+/// The shape of the operands, and what is divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Attention {
     /// Images.
     pub batch: usize,
     /// Tokens of an image.
     pub tokens: usize,
-    /// Floats of a token: heads × head_dim, an even number.
+    /// Floats of a token's query, and of its key; an even number where they turn.
+    pub keys: usize,
+    /// Floats of a token's value.
     pub channels: usize,
-    /// Heads, a divisor of `channels`; a head is a contiguous block of channels.
+    /// Heads, a divisor of `keys` and of `channels`; a head is a contiguous block of each.
     pub heads: usize,
+    /// What the sum over keys is divided by.
+    pub normalisation: Normalisation,
+}
+
+/// What the sum over keys is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Normalisation {
+    /// The number of tokens only: z = 1.
+    Absent,
+    /// The weights of the query over the keys: z of the module's equations.
+    Weights,
 }
 
 impl Attention {
-    fn head_dim(&self) -> usize {
+    /// Floats of a head's key.
+    fn key_dim(&self) -> usize {
+        self.keys / self.heads
+    }
+
+    /// Floats of a head's value.
+    fn value_dim(&self) -> usize {
         self.channels / self.heads
     }
 
-    fn check(&self, qk: &[f32], v: &[f32], rotation: &[f32]) {
-        let Attention { tokens, channels, .. } = *self;
+    /// Floats of S of all heads, `[heads, key_dim, value_dim]`.
+    fn products(&self) -> usize {
+        self.keys * self.value_dim()
+    }
+
+    fn check(&self, qk: &[f32], v: &[f32], rotation: Option<&[f32]>) {
+        let Attention { tokens, keys, .. } = *self;
         self.check_maps(qk, v);
-        assert_eq!(rotation.len(), tokens * channels, "linear attention: rotation is [{tokens}, {}, 2]", channels / 2);
+        if let Some(rotation) = rotation {
+            assert!(keys.is_multiple_of(2), "linear attention: rotation needs pairs, found {keys} channels");
+            assert_eq!(rotation.len(), tokens * keys, "linear attention: rotation is [{tokens}, {}, 2]", keys / 2);
+        }
     }
 
     fn check_maps(&self, qk: &[f32], v: &[f32]) {
-        let Attention { batch, tokens, channels, heads } = *self;
-        assert!(heads > 0 && channels.is_multiple_of(heads), "linear attention: {channels} channels, {heads} heads");
-        assert!(channels.is_multiple_of(2), "linear attention: rotation needs pairs, found {channels} channels");
-        assert_eq!(qk.len(), batch * tokens * 2 * channels, "linear attention: qk is {self:?} twice");
+        let Attention { batch, tokens, keys, channels, heads, .. } = *self;
+        let splits = |width: usize| heads > 0 && width.is_multiple_of(heads);
+        assert!(
+            splits(channels) && splits(keys),
+            "linear attention: {channels} channels, {keys} of keys, {heads} heads"
+        );
+        assert_eq!(qk.len(), batch * tokens * 2 * keys, "linear attention: qk is {self:?} twice");
         assert_eq!(v.len(), batch * tokens * channels, "linear attention: v is {self:?}");
     }
 
     /// The operands of some tokens of one image.
     fn chunk<'a>(&self, operands: Operands<'a>, image: usize, tokens: Range<usize>) -> Operands<'a> {
-        let c = self.channels;
+        let (k, c) = (self.keys, self.channels);
         let rows = image * self.tokens + tokens.start..image * self.tokens + tokens.end;
         Operands {
-            qk: &operands.qk[rows.start * 2 * c..rows.end * 2 * c],
+            qk: &operands.qk[rows.start * 2 * k..rows.end * 2 * k],
             v: &operands.v[rows.start * c..rows.end * c],
-            rotation: &operands.rotation[tokens.start * c..tokens.end * c],
+            rotation: operands.rotation.map(|table| &table[tokens.start * k..tokens.end * k]),
         }
     }
 
@@ -106,20 +138,28 @@ impl Attention {
 /// The operands of all tokens, or of a chunk of one image.
 #[derive(Clone, Copy)]
 struct Operands<'a> {
-    /// `[.., tokens, 2 channels]`
+    /// `[.., tokens, 2 keys]`
     qk: &'a [f32],
     /// `[.., tokens, channels]`
     v: &'a [f32],
-    /// `[tokens, channels / 2, 2]`
-    rotation: &'a [f32],
+    /// `[tokens, keys / 2, 2]`
+    rotation: Option<&'a [f32]>,
+}
+
+impl<'a> Operands<'a> {
+    /// The rotation of a token, of `keys` floats.
+    #[inline(always)]
+    fn rotation_of(&self, token: usize, keys: usize) -> Option<&'a [f32]> {
+        self.rotation.map(|table| &table[token * keys..][..keys])
+    }
 }
 
 /// What the queries of an image need to know of its keys and values.
 #[derive(Default)]
 struct State {
-    /// m, `[channels]`.
+    /// m, `[keys]`.
     mean: Vec<f32>,
-    /// S of every head, `[head_dim, head_dim]`, row-major.
+    /// S of every head, `[key_dim, value_dim]`, row-major.
     sums: Vec<f32>,
     /// S of every head, packed.
     key_values: Vec<PackedMatrix>,
@@ -127,42 +167,43 @@ struct State {
 
 /// The states of all images.
 fn states(isa: Isa, operands: Operands<'_>, shape: Attention) -> Vec<State> {
-    let Attention { batch, tokens, channels, heads } = shape;
-    let d = shape.head_dim();
+    let Attention { batch, tokens, channels, .. } = shape;
+    let (dk, dv) = (shape.key_dim(), shape.value_dim());
     let sums = add_chunks(shape, |image, tokens, group, products, sums| {
         let chunk = shape.chunk(operands, image, tokens);
         let count = chunk.v.len() / channels;
         let mut rotated = vec![0.0; count * group.len()];
-        isa.run(Keys { chunk, group: group.clone(), channels, sums, rotated: &mut rotated });
-        add_outer_products(isa, &rotated, &chunk.v[group.start..], (group.len(), channels), (count, d), products);
+        isa.run(Keys { chunk, group: group.clone(), keys: shape.keys, sums, rotated: &mut rotated });
+        let values = Columns { x: &chunk.v[group.start / dk * dv..], stride: channels, width: dv };
+        add_outer_products(isa, Columns { x: &rotated, stride: group.len(), width: dk }, values, count, products);
     });
     let mut states: Vec<State> = std::iter::repeat_with(State::default).take(batch).collect();
-    let images = sums.chunks_exact(channels * d + channels).zip(&mut states);
+    let images = sums.chunks_exact(shape.products() + shape.keys).zip(&mut states);
     threads::each(images, |_, (sums, state)| {
         let scaled: Vec<f32> = sums.iter().map(|x| x / tokens as f32).collect();
-        let (products, mean) = scaled.split_at(heads * d * d);
+        let (products, mean) = scaled.split_at(shape.products());
         state.mean = mean.to_vec();
         state.sums = products.to_vec();
-        state.key_values = products.chunks_exact(d * d).map(|s| PackedMatrix::from_rows(isa, s, d, d)).collect();
+        state.key_values = products.chunks_exact(dk * dv).map(|s| PackedMatrix::from_rows(isa, s, dk, dv)).collect();
     });
     states
 }
 
-/// Adds up, for every image, `[heads, head_dim, head_dim]` outer products and then `[channels]` sums over its tokens.
+/// Adds up, for every image, `[heads, key_dim, value_dim]` outer products and then `[keys]` sums over its tokens.
 ///
-/// `add(image, tokens, channels, products, sums)` adds those of a chunk, for the heads that make up the channels.
+/// `add(image, tokens, keys, products, sums)` adds those of a chunk, for the heads that make up these floats of the keys.
 fn add_chunks(
     shape: Attention,
     add: impl Fn(usize, Range<usize>, Range<usize>, &mut [f32], &mut [f32]) + Sync,
 ) -> Vec<f32> {
-    let (d, channels) = (shape.head_dim(), shape.channels);
+    let (dk, dv, keys) = (shape.key_dim(), shape.value_dim(), shape.keys);
     // A group begins at a pair of channels.
-    let group = if d.is_multiple_of(2) { (GROUP / d).max(1) * d } else { channels };
-    let size = channels * d + channels;
+    let group = if dk.is_multiple_of(2) { (GROUP / dk).max(1) * dk } else { keys };
+    let size = shape.products() + keys;
     let mut partials = vec![0.0; size * shape.chunks().count()];
     let pieces = shape.chunks().zip(partials.chunks_exact_mut(size)).flat_map(|((image, tokens), partial)| {
-        let (products, sums) = partial.split_at_mut(channels * d);
-        let groups = products.chunks_mut(group * d).zip(sums.chunks_mut(group)).enumerate();
+        let (products, sums) = partial.split_at_mut(shape.products());
+        let groups = products.chunks_mut(group * dv).zip(sums.chunks_mut(group)).enumerate();
         groups.map(move |(g, (products, sums))| {
             (image, tokens.clone(), g * group..g * group + sums.len(), products, sums)
         })
@@ -174,7 +215,7 @@ fn add_chunks(
 
 /// Adds the partial sums of the chunks of every image, in their order.
 fn total_chunks(partials: &[f32], shape: Attention) -> Vec<f32> {
-    let size = shape.channels * shape.head_dim() + shape.channels;
+    let size = shape.products() + shape.keys;
     let mut totals = Vec::with_capacity(size * shape.batch);
     for partials in partials.chunks_exact(size * shape.tokens.div_ceil(CHUNK)) {
         let (total, rest) = partials.split_at(size);
@@ -187,42 +228,43 @@ fn total_chunks(partials: &[f32], shape: Attention) -> Vec<f32> {
     totals
 }
 
-/// `products[h][i][j] += Σ_n left[n][h d + i] · right[n][h d + j]` over `count` tokens, for every head of `d` channels.
-///
-/// The strides are those between the tokens of `left` and of `right`.
-fn add_outer_products(
-    isa: Isa,
-    left: &[f32],
-    right: &[f32],
-    strides: (usize, usize),
-    (count, d): (usize, usize),
-    products: &mut [f32],
-) {
-    for (head, products) in products.chunks_exact_mut(d * d).enumerate() {
-        let right = PackedMatrix::from_strided_rows(isa, &right[head * d..], count, d, strides.1);
+/// Heads side by side, `width` floats each, of tokens that begin `stride` floats apart.
+#[derive(Clone, Copy)]
+struct Columns<'a> {
+    x: &'a [f32],
+    stride: usize,
+    width: usize,
+}
+
+/// `products[h][i][j] += Σ_n left[n][h][i] · right[n][h][j]` over `count` tokens, for every head.
+fn add_outer_products(isa: Isa, left: Columns<'_>, right: Columns<'_>, count: usize, products: &mut [f32]) {
+    let (dk, dv) = (left.width, right.width);
+    for (head, products) in products.chunks_exact_mut(dk * dv).enumerate() {
+        let right = PackedMatrix::from_strided_rows(isa, &right.x[head * dv..], count, dv, right.stride);
         let height = isa.level().strip();
-        for (index, y) in products.chunks_mut(height * d).enumerate() {
+        for (index, y) in products.chunks_mut(height * dv).enumerate() {
             isa.run(Product {
-                left: Left::Columns { x: &left[head * d + index * height..], stride: strides.0 },
-                rows: y.len() / d,
+                left: Left::Columns { x: &left.x[head * dk + index * height..], stride: left.stride },
+                rows: y.len() / dv,
                 right: Right::Packed(&right),
                 panels: 0..right.panels(),
                 start: Start::Result,
                 activation: Activation::None,
                 residual: None,
-                target: Target::Rows { y, stride: d },
+                target: Target::Rows { y, stride: dv },
             });
         }
     }
 }
 
-/// `y[n][h] = left[n][h] · right[h]` for every token and head; `left` and `y` are `[tokens, channels]`.
-fn multiply_heads(isa: Isa, left: &[f32], right: &[PackedMatrix], channels: usize, y: &mut [f32]) {
-    let (rows, height) = (y.len() / channels, isa.level().strip());
+/// `y[n][h] = left[n][h] · right[h]` for every token and head; `left` is `[tokens, widths.0]`, `y` `[tokens, widths.1]`.
+fn multiply_heads(isa: Isa, left: &[f32], right: &[PackedMatrix], widths: (usize, usize), y: &mut [f32]) {
+    let (rows, height) = (y.len() / widths.1, isa.level().strip());
     for (head, right) in right.iter().enumerate() {
         let (depth, first) = (right.depth(), head * right.columns());
         scratch::lanes(rows.div_ceil(height) * depth, |strips| {
-            strip::fill(isa, Rows::Plain { x: &left[first..], stride: channels }, (0, rows), depth, strips);
+            let rows_of_head = Rows::Plain { x: &left[head * depth..], stride: widths.0 };
+            strip::fill(isa, rows_of_head, (0, rows), depth, strips);
             isa.run(Product {
                 left: Left::Strips(strips),
                 rows,
@@ -231,7 +273,7 @@ fn multiply_heads(isa: Isa, left: &[f32], right: &[PackedMatrix], channels: usiz
                 start: Start::Zero,
                 activation: Activation::None,
                 residual: None,
-                target: Target::Rows { y: &mut y[first..], stride: channels },
+                target: Target::Rows { y: &mut y[first..], stride: widths.1 },
             });
         });
     }

@@ -140,7 +140,7 @@ pub fn silu_derivative<A: Arithmetic>(x: f32) -> f32 {
     A::mul_add(x * s, 1.0 - s, s)
 }
 
-/// ln(1 + eˣ), exact in both tails: x above, eˣ below.
+/// ln(1 + eˣ), exact in both tails: x above, eˣ below. Its derivative is [`sigmoid`].
 #[inline(always)]
 pub fn softplus<A: Arithmetic>(x: f32) -> f32 {
     // With y = e^-|x| and s = y / (2 + y), at most ⅓: ln(1 + y) = 2 atanh(s), a series in s².

@@ -44,7 +44,7 @@ pub(crate) const PRESETS: &[Preset] = &[
         "ConvNeXt tiny, timm's convnext_tiny",
         PAPER,
         Architecture::ConvNext(Config::T),
-        Published { parameters: "29M", macs: "4.5G", top1: 82.1 },
+        Published { parameters: "29M", macs: "4.5G", images_per_s: None, top1: 82.1 },
     ),
     Preset::imagenet(
         "convnext-s",
@@ -52,7 +52,7 @@ pub(crate) const PRESETS: &[Preset] = &[
         "ConvNeXt small, timm's convnext_small",
         PAPER,
         Architecture::ConvNext(Config::S),
-        Published { parameters: "50M", macs: "8.7G", top1: 83.1 },
+        Published { parameters: "50M", macs: "8.7G", images_per_s: None, top1: 83.1 },
     ),
     Preset::imagenet(
         "convnext-b",
@@ -60,7 +60,7 @@ pub(crate) const PRESETS: &[Preset] = &[
         "ConvNeXt base, timm's convnext_base",
         PAPER,
         Architecture::ConvNext(Config::B),
-        Published { parameters: "89M", macs: "15.4G", top1: 83.8 },
+        Published { parameters: "89M", macs: "15.4G", images_per_s: None, top1: 83.8 },
     ),
 ];
 

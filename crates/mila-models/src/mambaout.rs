@@ -51,7 +51,7 @@ const fn preset(
     macs: &'static str,
     top1: f32,
 ) -> Preset {
-    let published = Published { parameters, macs, top1 };
+    let published = Published { parameters, macs, images_per_s: None, top1 };
     Preset {
         preprocessing: Preprocessing { crop_pct: 1.0, ..Preprocessing::IMAGENET },
         ..Preset::imagenet(name, aliases, about, "arXiv 2405.07992", Architecture::MambaOut(config), published)

@@ -9,7 +9,7 @@
 
 use mila_ops::{
     Activation, Bottleneck, Builder, Convolution, DropPath, Error, Executor, FusedBottleneck, GatedInput,
-    LAYER_NORM_EPS, Mlp, Residual, Result, Tap,
+    LAYER_NORM_EPS, LinearAttention, Mlp, Residual, Result, Tap,
 };
 
 use crate::model::{Model, Output, Task, drop_path_rates};
@@ -75,7 +75,7 @@ pub(crate) const PRESETS: &[Preset] = &[
         "MILA tiny (released as MLLA-T)",
         PAPER,
         Architecture::Mila(Config::T),
-        Published { parameters: "25M", macs: "4.2G", top1: 83.5 },
+        Published { parameters: "25M", macs: "4.2G", images_per_s: None, top1: 83.5 },
     ),
     Preset::imagenet(
         "mila-s",
@@ -83,7 +83,7 @@ pub(crate) const PRESETS: &[Preset] = &[
         "MILA small (released as MLLA-S)",
         PAPER,
         Architecture::Mila(Config::S),
-        Published { parameters: "43M", macs: "7.3G", top1: 84.4 },
+        Published { parameters: "43M", macs: "7.3G", images_per_s: None, top1: 84.4 },
     ),
     Preset::imagenet(
         "mila-b",
@@ -91,7 +91,7 @@ pub(crate) const PRESETS: &[Preset] = &[
         "MILA base (released as MLLA-B)",
         PAPER,
         Architecture::Mila(Config::B),
-        Published { parameters: "96M", macs: "16.2G", top1: 85.3 },
+        Published { parameters: "96M", macs: "16.2G", images_per_s: None, top1: 85.3 },
     ),
 ];
 
@@ -137,7 +137,7 @@ impl Names {
 /// Linear attention inside Mamba's block design, followed by an MLP (section 5.3, Figure 3).
 pub struct Block<E: Executor> {
     names: Names,
-    heads: usize,
+    attention: LinearAttention,
     cpe1: E::Conv,
     input: GatedInput<E>,
     dwc: E::Conv,
@@ -156,7 +156,8 @@ impl<E: Executor> Block<E> {
     /// # Errors
     /// [`Error::Shape`] unless `dim` is a multiple of 4 and of `heads`; those of the source and of the executor.
     pub fn build(b: &mut Builder<E>, dim: usize, heads: usize, drop_path: f32) -> Result<Self> {
-        mila_ops::shape::attention(2 * dim, dim, heads)?;
+        let attention = LinearAttention::mila(heads);
+        mila_ops::shape::attention(2 * dim, dim, attention)?;
         let depthwise = Convolution::depthwise(dim, 3);
         let cpe1 = b.conv("cpe1", depthwise)?;
         let norm = b.layer_norm("norm1", dim, LAYER_NORM_EPS)?;
@@ -164,7 +165,7 @@ impl<E: Executor> Block<E> {
         let gate = b.linear("act_proj", dim, dim)?;
         Ok(Self {
             names: Names::of(b),
-            heads,
+            attention,
             cpe1,
             input: GatedInput { norm_name: b.path("norm1"), norm, gate, inner },
             dwc: b.conv("dwc", depthwise)?,
@@ -204,7 +205,7 @@ impl<E: Executor> Block<E> {
     /// Linear attention plus the local positional encoding; the value is not projected.
     fn attention(&self, e: &E, v: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
         let qk = tap.pass(&self.names.qk, e.linear(&v, &self.qk, Activation::None)?)?;
-        let global = e.linear_attention(&qk, &v, self.heads)?;
+        let global = e.linear_attention(&qk, &v, self.attention)?;
         drop(qk);
         let mixed = e.conv_residual(v, &self.lepe, Residual::onto(global))?;
         tap.pass(&self.names.attention, mixed)

@@ -2,7 +2,7 @@
 
 use mila_ops::{Builder, Executor, Result, Source};
 
-use crate::{Model, Task, convnext, mambaout, mila};
+use crate::{Model, Task, ablation, convnext, mambaout, mila};
 
 /// A family and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub enum Architecture {
     ConvNext(convnext::Config),
     /// [`crate::mambaout`].
     MambaOut(mambaout::Config),
+    /// [`crate::ablation`].
+    Ablation(ablation::Config),
 }
 
 /// How a picture is resized.
@@ -59,6 +61,8 @@ pub struct Published {
     pub parameters: &'static str,
     /// Multiply-accumulates, as printed.
     pub macs: &'static str,
+    /// Images a second, where the source has it; on a machine that it does not state.
+    pub images_per_s: Option<u32>,
     /// ImageNet-1K top-1 accuracy in percent.
     pub top1: f32,
 }
@@ -85,7 +89,7 @@ pub struct Preset {
 }
 
 /// The models of every family, in the order of `mila models`.
-const FAMILIES: &[&[Preset]] = &[mila::PRESETS, convnext::PRESETS, mambaout::PRESETS];
+const FAMILIES: &[&[Preset]] = &[mila::PRESETS, convnext::PRESETS, mambaout::PRESETS, ablation::PRESETS];
 
 /// A name that is not registered.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +153,7 @@ impl Architecture {
             Self::Mila(config) => Self::Mila(mila::Config { drop_path, ..config }),
             Self::ConvNext(config) => Self::ConvNext(convnext::Config { drop_path, ..config }),
             Self::MambaOut(config) => Self::MambaOut(mambaout::Config { drop_path, ..config }),
+            Self::Ablation(config) => Self::Ablation(ablation::Config { drop_path, ..config }),
         }
     }
 
@@ -158,6 +163,7 @@ impl Architecture {
             Self::Mila(config) => config.channels << (config.depths.len() - 1),
             Self::ConvNext(config) => config.channels[3],
             Self::MambaOut(config) => config.channels[3],
+            Self::Ablation(config) => config.channels << (config.depths.len() - 1),
         }
     }
 
@@ -170,6 +176,7 @@ impl Architecture {
             Self::Mila(config) => mila::build(b, config, task),
             Self::ConvNext(config) => convnext::build(b, config, task),
             Self::MambaOut(config) => mambaout::build(b, config, task),
+            Self::Ablation(config) => ablation::build(b, config, task),
         }
     }
 }

@@ -11,4 +11,6 @@ pub enum Activation {
     Silu,
     /// `x (1 + erf(x / sqrt 2)) / 2`: the exact form, not the one with `tanh`.
     Gelu,
+    /// `ln(1 + exp(x))`: positive, as a gate's step size has to be.
+    Softplus,
 }

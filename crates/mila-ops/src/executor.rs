@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use crate::{
     Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, FusedBottleneck, GatedConv, GatedInput,
-    LinearWanted, Mlp, NormWanted, NormedLinear, RecurrenceOn, Residual, Result, Source, Tap, Wanted, composed,
+    LinearAttention, LinearWanted, Mlp, NormWanted, NormedLinear, RecurrenceOn, Residual, Result, Source, Tap, Wanted,
+    composed,
 };
 
 /// The eps of a layer norm that says nothing else (PyTorch's default).
@@ -85,19 +86,21 @@ pub trait Executor: Sized {
     /// # Errors
     /// Those of the backend.
     fn activate(&self, x: Self::Map, then: Activation) -> Result<Self::Map>;
-    /// Normalised linear attention with 2-D rotary positions (MILA, arXiv 2405.16605, eq. 2 and section 5.2).
+    /// Linear attention (MILA, arXiv 2405.16605, eq. 2 and section 5.2).
     ///
-    /// `qk` is `[batch, height, width, 2 * channels]`, q then k before ELU + 1; `v` is `[batch, height, width,
-    /// channels]`. With `N` tokens, `R` the rotation of [`crate::rope2d`], and per head:
+    /// `qk` is `[batch, height, width, 2 * keys]`, q then k before ELU + 1; `v` is `[batch, height, width, channels]`. Each
+    /// head has its share of both. With `N` tokens, `R` the rotation of [`crate::rope2d`] or the identity, and per head:
     ///
     /// ```text
     /// q = elu(q) + 1    k = elu(k) + 1
     /// o_i = (R q_i)^T (1/N sum_j (R k_j) v_j^T) / (q_i^T (1/N sum_j k_j) + 1e-6)
     /// ```
     ///
+    /// [`Normalisation::Absent`](crate::Normalisation::Absent) leaves the division out, and keeps the `1/N`.
+    ///
     /// # Errors
     /// `Shape` for channels that [`crate::shape::attention`] refuses or maps that differ.
-    fn linear_attention(&self, qk: &Self::Map, v: &Self::Map, heads: usize) -> Result<Self::Map>;
+    fn linear_attention(&self, qk: &Self::Map, v: &Self::Map, form: LinearAttention) -> Result<Self::Map>;
     /// A gated linear recurrence: the output, shaped as `r.v`, and the state that `r.state` asks for, shaped as
     /// [`crate::Start`] says. See [`crate::recurrence`] for its equations.
     ///
@@ -133,6 +136,18 @@ pub trait Executor: Sized {
     /// # Errors
     /// `Shape` for other channels.
     fn scale(&self, x: Self::Map, factors: &Self::Parameter) -> Result<Self::Map>;
+    /// Absolute positions: adds a parameter `[height, width, c]`, one value a token of a fixed grid, to the last `c`
+    /// channels of every image.
+    ///
+    /// # Errors
+    /// `Shape` for another grid or fewer channels.
+    fn add_positions(&self, x: Self::Map, table: &Self::Parameter) -> Result<Self::Map>;
+    /// Patches of 2x2 tokens side by side: `[batch, height / 2, width / 2, 4 * channels]`. Of a patch, the left column
+    /// comes first, its upper token before its lower one, as Swin's merging has it.
+    ///
+    /// # Errors
+    /// `Shape` for an odd height or width.
+    fn patches(&self, x: Self::Map) -> Result<Self::Map>;
     /// Multiplies every image by [`DropPath::factor`]: the identity unless training.
     ///
     /// # Errors

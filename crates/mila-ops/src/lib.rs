@@ -17,6 +17,7 @@
 //! ```
 
 mod activation;
+mod attention;
 mod builder;
 pub mod composed;
 mod composite;
@@ -35,6 +36,7 @@ pub mod shape;
 mod tap;
 
 pub use activation::Activation;
+pub use attention::{LinearAttention, Normalisation, Positions};
 pub use builder::{Builder, Convolution};
 pub use composite::{Bottleneck, FusedBottleneck, GatedConv, GatedInput, Mlp, NormedLinear, Onto, Residual};
 pub use dims::{Dims, Window};

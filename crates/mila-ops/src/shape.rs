@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Dims, Error, Result};
+use crate::{Dims, Error, LinearAttention, Positions, Result};
 
 /// `found` channels where an operator's parameters have `expected`.
 ///
@@ -35,18 +35,56 @@ pub fn channel_range(range: &Range<usize>, channels: usize) -> Result<()> {
     Err(Error::shape("channels", expected, format_args!("{} to {}", range.start, range.end)))
 }
 
-/// The channels of linear attention with rotary positions: `qk` holds q then k, `channels` are those of the values.
+/// The channels of linear attention: `qk` holds q then k, `channels` are those of the values.
 ///
 /// # Errors
-/// [`Error::Shape`] unless `qk_channels` is twice `channels`, and `channels` a multiple of 4 (a rotation pairs channels
-/// and gives one half of them to each axis) and of `heads`.
-pub fn attention(qk_channels: usize, channels: usize, heads: usize) -> Result<()> {
+/// [`Error::Shape`] unless `channels` and one half of `qk_channels` are multiples of the heads, and, with rotary positions,
+/// that half of 4 (a rotation pairs channels and gives one half of them to each axis).
+pub fn attention(qk_channels: usize, channels: usize, form: LinearAttention) -> Result<()> {
     const OPERATOR: &str = "linear attention";
-    if heads == 0 || channels == 0 || !channels.is_multiple_of(heads) || !channels.is_multiple_of(4) {
-        let expected = format!("channels that are a multiple of 4 and of the {heads} heads");
+    let heads = form.heads;
+    let keys = qk_channels / 2;
+    let splits = |width: usize| heads > 0 && width > 0 && width.is_multiple_of(heads);
+    if !splits(channels) {
+        let expected = format!("channels that are a multiple of the {heads} heads");
         return Err(Error::shape(OPERATOR, expected, format_args!("{channels} channels")));
     }
-    self::channels(OPERATOR, 2 * channels, qk_channels)
+    let (unit, fits) = match form.positions {
+        Positions::Absent => (1, true),
+        Positions::Rotary => (4, keys.is_multiple_of(4)),
+    };
+    if splits(keys) && fits && qk_channels.is_multiple_of(2) {
+        return Ok(());
+    }
+    let expected = format!("queries and keys of channels that are a multiple of {unit} and of the {heads} heads");
+    Err(Error::shape(OPERATOR, expected, format_args!("{qk_channels} channels of both")))
+}
+
+/// The grid of a table that is added to a map, and its channels: `table` is `[height, width, channels]`.
+///
+/// # Errors
+/// [`Error::Shape`] if the map has another grid, which the table cannot know, or fewer channels.
+pub fn positions(table: [usize; 3], map: [usize; 3]) -> Result<()> {
+    let ([height, width, channels], [rows, columns, of_map]) = (table, map);
+    if (rows, columns) != (height, width) {
+        let expected = format!("the grid of {height}x{width} tokens that its table was made for");
+        return Err(Error::shape("absolute positions", expected, format_args!("{rows}x{columns} tokens")));
+    }
+    if channels <= of_map {
+        return Ok(());
+    }
+    Err(Error::shape("absolute positions", format_args!("at least {channels} channels"), of_map))
+}
+
+/// A map that is cut into patches of 2x2 tokens.
+///
+/// # Errors
+/// [`Error::Shape`] if height or width is odd.
+pub fn patches(height: usize, width: usize) -> Result<()> {
+    if height.is_multiple_of(2) && width.is_multiple_of(2) {
+        return Ok(());
+    }
+    Err(Error::shape("patches", "an even height and width", format_args!("{height}x{width}")))
 }
 
 /// Tokens of an input image that an executor accepts: far beyond any memory, and small enough that no product of extents

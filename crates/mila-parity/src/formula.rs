@@ -36,7 +36,8 @@ pub fn formula(name: &str, shape: &[usize]) -> Result<Vec<f32>> {
     let rule: Box<dyn Fn(f32) -> f32> = match name.rsplit('.').next() {
         Some("running_var") => Box::new(|u| 0.5 + u),
         Some("running_mean" | "bias") => Box::new(move |u| 0.2 * symmetric(u)),
-        Some("gamma") => Box::new(move |u| 0.5 + 0.3 * symmetric(u)),
+        Some("gamma" | "D") => Box::new(move |u| 0.5 + 0.3 * symmetric(u)),
+        Some("ape") => Box::new(symmetric),
         Some("weight") if shape.len() == 1 => Box::new(move |u| 1.0 + 0.3 * symmetric(u)),
         Some("weight") => Box::new(move |u| symmetric(u) * bound),
         _ => return Err(Error::parameter(name, "no rule gives its value")),

@@ -20,6 +20,8 @@ pub struct Case {
     pub activation: String,
     /// `eval` or `train`.
     pub mode: String,
+    /// Variant of an ablation.
+    pub variant: String,
     /// Side of a kernel.
     pub kernel: usize,
     /// Step of a kernel.
@@ -94,7 +96,8 @@ golden_files!(
     "mambaout_reduced",
     "presets",
     "gradients",
-    "recurrence"
+    "recurrence",
+    "ablation_reduced"
 );
 
 impl Golden {

@@ -1,7 +1,7 @@
 //! Recurrences against PyTorch.
 
 use mila_ops::recurrence::{Delta, Gate, InputGate, Normaliser, Part, Path, Shortcut};
-use mila_ops::reference::{Array, Reference, recurrence_gradients};
+use mila_ops::reference::{Array, Reference, Table, recurrence_gradients};
 use mila_ops::{Init, Numeric, Recurrence, ScanOrder, Wanted};
 
 use crate::{Case, Factory, Golden, Tolerance, assert_close};
@@ -121,7 +121,8 @@ pub fn recurrence_golden_gradients(tolerance: Tolerance) {
             Array::new(map.dims, map.values.into_iter().map(f64::from).collect::<Vec<f64>>())
         };
         let parameter = |name: &Option<String>| {
-            name.as_ref().map(|name| golden.tensor(name).1.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>())
+            name.as_ref()
+                .map(|name| Table::from(golden.tensor(name).1.iter().map(|&x| f64::from(x)).collect::<Vec<_>>()))
         };
         let operands = Operands {
             q: map(&names.q),

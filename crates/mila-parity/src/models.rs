@@ -1,6 +1,6 @@
 //! The block and whole models of reduced size against PyTorch: logits, each stage, each level of the pyramid.
 
-use mila_models::{Architecture, Output, Preset, Task, convnext, mambaout, mila};
+use mila_models::{Architecture, Output, Preset, Task, ablation, convnext, mambaout, mila};
 use mila_ops::reference::Array;
 use mila_ops::{Builder, Dims, NoTap, Numeric, Result, Tap};
 
@@ -48,19 +48,45 @@ pub fn models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
     ] {
         let golden = Golden::open(file);
         for case in &golden.cases {
-            let task = if case.op == "pyramid" { Task::Pyramid } else { Task::Classify { classes: 10 } };
-            let mut e = make();
-            let model = architecture.build(&mut Builder::new(&mut e, &Formula), task).expect("a model");
-            let e = e.evaluating();
-            let mut tap = Stages { e: &e, prefix: stages, golden: &golden, case, file, tolerance };
-            let image = image(&e, case);
-            match model.forward(&e, image, &mut tap).expect("a model's output") {
-                Output::Logits(logits) => compare(&tap, "logits", e.read(&logits).expect("logits")),
-                Output::Pyramid(maps) => {
-                    for (i, map) in maps.iter().enumerate() {
-                        compare(&tap, &format!("maps.{i}"), e.read(map).expect("a level"));
-                    }
-                }
+            model(make, tolerance, (file, &golden, case), architecture, stages);
+        }
+    }
+    let (file, golden) = ("ablation_reduced", Golden::open("ablation_reduced"));
+    for case in &golden.cases {
+        model(make, tolerance, (file, &golden, case), ablation_reduced(&case.variant), "layers");
+    }
+}
+
+/// The reduced ablation of the goldens: the design of a registered variant with small sizes.
+///
+/// # Panics
+/// If no variant of that name is registered.
+pub fn ablation_reduced(variant: &str) -> Architecture {
+    let preset = Preset::find(&format!("ablation-{variant}")).expect("a registered variant");
+    let Architecture::Ablation(config) = preset.architecture else { panic!("{variant} is of another family") };
+    let sizes = ablation::Config { channels: 16, depths: &[1, 2, 1], head_dim: 8, patch: 2, grid: 8, ..config };
+    Architecture::Ablation(ablation::Config { drop_path: 0.0, ..sizes })
+}
+
+/// Runs one case.
+fn model<E: Numeric + 'static>(
+    make: Factory<E>,
+    tolerance: Tolerance,
+    (file, golden, case): (&'static str, &Golden, &Case),
+    architecture: Architecture,
+    stages: &'static str,
+) {
+    let task = if case.op == "pyramid" { Task::Pyramid } else { Task::Classify { classes: 10 } };
+    let mut e = make();
+    let model = architecture.build(&mut Builder::new(&mut e, &Formula), task).expect("a model");
+    let e = e.evaluating();
+    let mut tap = Stages { e: &e, prefix: stages, golden, case, file, tolerance };
+    let image = image(&e, case);
+    match model.forward(&e, image, &mut tap).expect("a model's output") {
+        Output::Logits(logits) => compare(&tap, "logits", e.read(&logits).expect("logits")),
+        Output::Pyramid(maps) => {
+            for (i, map) in maps.iter().enumerate() {
+                compare(&tap, &format!("maps.{i}"), e.read(map).expect("a level"));
             }
         }
     }

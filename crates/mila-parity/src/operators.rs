@@ -1,7 +1,8 @@
 //! Every operator of the algebra against PyTorch.
 
 use mila_ops::{
-    Activation, BatchNormWanted, ConvWanted, Init, LinearWanted, NormWanted, Numeric, Result, Wanted, Window,
+    Activation, BatchNormWanted, ConvWanted, Init, LinearAttention, LinearWanted, NormWanted, Numeric, Result, Wanted,
+    Window,
 };
 
 use crate::{Case, Factory, Golden, Tolerance, assert_close};
@@ -63,9 +64,11 @@ fn run<E: Numeric + 'static>(
             e = e.evaluating();
             e.batch_norm(&input(&e, "x")?, &p)?
         }
-        "linear_attention" => e.linear_attention(&input(&e, "qk")?, &input(&e, "v")?, case.heads)?,
         "channels" => e.channels(&input(&e, "x")?, case.start..case.end)?,
         "concat" => e.concat(&input(&e, "a")?, &input(&e, "b")?)?,
+        "linear_attention" => {
+            e.linear_attention(&input(&e, "qk")?, &input(&e, "v")?, LinearAttention::mila(case.heads))?
+        }
         "mean_tokens" => e.mean_tokens(&input(&e, "x")?)?,
         "pad" => e.pad_to_multiple(input(&e, "x")?, case.multiple)?,
         other => panic!("golden operator `{other}` is unknown to the harness"),
@@ -91,6 +94,7 @@ fn activation(name: &str) -> Activation {
         "relu" => Activation::Relu,
         "silu" => Activation::Silu,
         "gelu" => Activation::Gelu,
+        "softplus" => Activation::Softplus,
         other => panic!("golden activation `{other}` is unknown to the harness"),
     }
 }

@@ -6,7 +6,7 @@ use mila_ops::random::{Stream, site};
 use mila_ops::recurrence::{
     Course, Delta, Gate, InputGate, NonCausal, Normaliser, Part, Path, Read, Shortcut, Start, StateAt,
 };
-use mila_ops::reference::{Array, RecurrenceGradients, Reference};
+use mila_ops::reference::{Array, RecurrenceGradients, Reference, Table};
 use mila_ops::{CROSS_SCAN, Dims, Executor, Init, Numeric, Recurrence, ScanOrder, Source, Values, Wanted};
 
 use crate::{Factory, Tolerance, assert_close};
@@ -353,7 +353,8 @@ fn check<E: Numeric>(make: Factory<E>, case: &RecurrenceCase, dims: Dims, tolera
     let reference = Reference::<f64>::eval();
     let map = Array::new(dims.with_channels(case.channels()), operands.map.clone());
     let start = Array::new(case.state_dims(dims.batch), operands.start.clone());
-    let r = || case.recurrence(&map, &operands.parameters, &start);
+    let parameters = Table::from(operands.parameters.clone());
+    let r = || case.recurrence(&map, &parameters, &start);
     let wanted = reference.recurrence(&r()).unwrap_or_else(|error| panic!("{case:?}: {error}"));
     let together = [CROSS_SCAN[0], CROSS_SCAN[3], ScanOrder::along(Path::SeparateWindows { side: 2 })];
     let of_order = |order| Recurrence { course: Course::Causal(order), state: StateAt::Last, ..r() };

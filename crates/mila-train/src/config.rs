@@ -27,6 +27,9 @@ pub struct Config {
     pub seed: u64,
     /// Passes over the training set.
     pub epochs: u64,
+    /// Training images of an epoch, drawn anew for each; absent: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch_images: Option<usize>,
     /// Images per optimiser step.
     pub batch: usize,
     /// Learning rate after the warm-up.
@@ -72,6 +75,7 @@ impl Default for Config {
             reset_head: false,
             seed: 0,
             epochs: 30,
+            epoch_images: None,
             batch: 64,
             lr: 2e-3,
             warmup_share: 1e-3,
@@ -102,7 +106,20 @@ impl Config {
             None => String::new(),
         };
         let place = path.map_or_else(String::new, |path| format!("{}: ", path.display()));
-        let mut table: toml::Table = text.parse().map_err(|e| Error::Config(format!("{place}{e}")))?;
+        let table = text.parse().map_err(|e| Error::Config(format!("{place}{e}")))?;
+        Self::changed(table, &place, overrides)
+    }
+
+    /// The same settings, changed by each `key=value`.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read).
+    pub fn with(&self, overrides: &[String]) -> Result<Self> {
+        let table = toml::Table::try_from(self).map_err(|e| Error::Config(e.to_string()))?;
+        Self::changed(table, "", overrides)
+    }
+
+    fn changed(mut table: toml::Table, place: &str, overrides: &[String]) -> Result<Self> {
         for entry in overrides {
             let (key, value) =
                 entry.split_once('=').ok_or_else(|| Error::Config(format!("`--set {entry}`: expected key=value")))?;
@@ -133,6 +150,7 @@ impl Config {
         let at_least_zero = |value: f64| value >= 0.0 && value.is_finite();
         let rules = [
             (self.epochs > 0, "epochs", "at least 1", self.epochs.to_string()),
+            (self.epoch_images != Some(0), "epoch_images", "at least 1", "0".to_owned()),
             (self.batch > 0, "batch", "at least 1", self.batch.to_string()),
             (self.lr > 0.0 && self.lr.is_finite(), "lr", "a positive number", self.lr.to_string()),
             (at_least_zero(self.weight_decay), "weight_decay", "0 or more", self.weight_decay.to_string()),
@@ -228,6 +246,8 @@ mod tests {
         let config = set(&["lr=0.5", "arch=mila-t", "image_size=[64, 32]", "out=a=b"]).unwrap();
         assert_eq!((config.lr, config.arch.as_str(), config.image_size), (0.5, "mila-t", Some([64, 32])));
         assert_eq!(config.out, PathBuf::from("a=b"));
+        let again = config.with(&["lr=0.25".into()]).unwrap();
+        assert_eq!((again.lr, again.image_size, again.epochs), (0.25, Some([64, 32]), config.epochs));
         for (wrong, message) in [("lr=fast", "lr"), ("learning_rate=1", "learning_rate"), ("lr", "key=value")] {
             assert!(set(&[wrong]).unwrap_err().to_string().contains(message), "{wrong}");
         }
@@ -244,6 +264,7 @@ mod tests {
     fn unusable_settings_are_named() {
         for (config, key) in [
             (Config { epochs: 0, ..Config::default() }, "epochs"),
+            (Config { epoch_images: Some(0), ..Config::default() }, "epoch_images"),
             (Config { lr: f64::NAN, ..Config::default() }, "lr"),
             (Config { flip: 1.5, ..Config::default() }, "flip"),
             (Config { crop_pct: Some(1.5), ..Config::default() }, "crop_pct"),

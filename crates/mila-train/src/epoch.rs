@@ -56,7 +56,6 @@ impl Run {
             running.correct += progress.correct;
             running.loss += progress.loss * batch.n as f64;
             running.seconds += started.elapsed().as_secs_f64();
-            started = Instant::now();
             self.position.step += 1;
             observer.step(&StepRecord {
                 epoch: self.position.epoch + 1,
@@ -64,8 +63,11 @@ impl Run {
                 steps: self.schedule.steps,
                 images: batch.n,
                 loss: running.loss / running.images as f64,
+                step_loss: progress.loss,
             });
             go_on = !observer.stop();
+            // What the observer does is no training.
+            started = Instant::now();
         }
         note_skipped(&mut self.skipped, epoch.skipped());
         Ok(go_on)

@@ -17,6 +17,8 @@ pub struct StepRecord {
     pub images: usize,
     /// Mean loss of the epoch so far.
     pub loss: f64,
+    /// Mean loss of this step's images.
+    pub step_loss: f64,
 }
 
 /// Watches a run and may end it.

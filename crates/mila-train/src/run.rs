@@ -96,8 +96,9 @@ impl Run {
             seed: config.seed,
             ..LoaderOptions::default()
         };
-        let drop_last = data.train.len() >= config.batch;
-        let options = LoaderOptions { shuffle: true, drop_last, augment: Some(augment), ..common.clone() };
+        let samples = config.epoch_images;
+        let drop_last = samples.unwrap_or(usize::MAX).min(data.train.len()) >= config.batch;
+        let options = LoaderOptions { shuffle: true, samples, drop_last, augment: Some(augment), ..common.clone() };
         let train = Loader::new(data.train, transform.clone(), options)?;
         let validation = Loader::new(data.validation, transform.clone(), common)?;
         let schedule = config.schedule(train.batches() as u64)?;
@@ -166,6 +167,7 @@ fn order(config: &Config, data: &Data) -> Order {
     Order {
         seed: config.seed,
         batch: config.batch,
+        epoch_images: config.epoch_images,
         classes: data.classes.clone(),
         images: data.train.len(),
         fingerprint: fingerprint(&data.train, &config.data),

@@ -32,6 +32,9 @@ pub(crate) struct Position {
 pub(crate) struct Order {
     pub(crate) seed: u64,
     pub(crate) batch: usize,
+    /// Of an epoch, where these are not all.
+    #[serde(default)]
+    pub(crate) epoch_images: Option<usize>,
     pub(crate) classes: Vec<String>,
     /// Images of the training set.
     pub(crate) images: usize,
@@ -47,6 +50,11 @@ impl Order {
         }
         if self.batch != other.batch {
             return Some(format!("made with batch {}, found {}", self.batch, other.batch));
+        }
+        if self.epoch_images != other.epoch_images {
+            let images = |of: Option<usize>| of.map_or("all".to_owned(), |n| n.to_string());
+            let (made, found) = (images(self.epoch_images), images(other.epoch_images));
+            return Some(format!("made with {made} images an epoch, found {found}"));
         }
         if self.classes != other.classes {
             return Some(format!("made with the classes {:?}, found {:?}", self.classes, other.classes));
@@ -132,7 +140,14 @@ mod tests {
     use super::*;
 
     fn position(step: u64) -> Position {
-        let order = Order { seed: u64::MAX, batch: 4, classes: vec!["a".into()], images: 9, fingerprint: u64::MAX - 1 };
+        let order = Order {
+            seed: u64::MAX,
+            batch: 4,
+            epoch_images: None,
+            classes: vec!["a".into()],
+            images: 9,
+            fingerprint: u64::MAX - 1,
+        };
         // Sums with all their digits: what is read back is equal to the bit.
         let running = Running { steps: 1, images: 4, correct: 2, loss: 0.1 + 0.2, seconds: 1.0 / 3.0 };
         let record = EpochRecord {
@@ -216,6 +231,7 @@ mod tests {
         for (other, named) in [
             (Order { seed: 1, ..made.clone() }, "seed"),
             (Order { batch: 5, ..made.clone() }, "batch 4, found 5"),
+            (Order { epoch_images: Some(8), ..made.clone() }, "all images an epoch, found 8"),
             (Order { classes: vec!["b".into()], ..made.clone() }, "classes"),
             (Order { images: 8, ..made.clone() }, "9 training images, found 8"),
             (Order { fingerprint: 1, ..made.clone() }, "other files"),

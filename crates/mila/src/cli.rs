@@ -6,8 +6,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mila::cpu::{Cpu, Isa, Level, Precision};
 use mila::model::Request;
 
+#[cfg(feature = "train")]
+pub(crate) use self::training::{Demo, Study, Train};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
+
+#[cfg(feature = "train")]
+mod training;
 
 /// Vision backbones whose global mixing costs linear time: train, evaluate, predict, count, convert.
 #[derive(Parser)]
@@ -138,6 +143,9 @@ pub(crate) enum Command {
     /// Train a model on a folder of class folders
     #[cfg(feature = "train")]
     Train(Train),
+    /// Compare models under one budget, cell by cell: the paper's ablation
+    #[cfg(feature = "train")]
+    Study(Study),
     /// Score a model on a folder of class folders
     Eval(Eval),
     /// Time a model's forward pass, beside what this machine could do
@@ -193,21 +201,6 @@ impl ModelArgs {
             pyramid,
         }
     }
-}
-
-#[cfg(feature = "train")]
-#[derive(Args)]
-#[command(after_help = "Examples:\n  mila demo\n  mila demo --out digits --epochs 60 --seed 1")]
-pub(crate) struct Demo {
-    /// Run directory to make; default: mila-demo, or the next free name like it
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
-    /// Passes over the training digits
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) epochs: Option<u64>,
-    /// Keys every random choice; one seed gives one result on one machine
-    #[arg(long, default_value_t = 0)]
-    pub(crate) seed: u64,
 }
 
 #[derive(Args)]
@@ -316,35 +309,6 @@ pub(crate) struct Run {
     /// Fail at the first layer whose output holds a NaN or an infinity
     #[arg(long)]
     pub(crate) check_finite: bool,
-}
-
-#[cfg(feature = "train")]
-#[derive(Args)]
-#[command(after_help = "Examples:
-  mila train --data pets/ --arch mila-nano --out runs/pets
-  mila train pets.toml --set epochs=60 --set lr=1e-3
-  mila train --out runs/pets --resume
-The config.toml of a run directory lists every setting with its value. Absent unless set: weights, drop_path, crop_pct, and
-image_size, an array [HEIGHT, WIDTH].")]
-pub(crate) struct Train {
-    /// Configuration file
-    #[arg(value_name = "CONFIG.toml")]
-    pub(crate) config: Option<PathBuf>,
-    /// Folder of class folders, or one that holds train and val
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-    /// Architecture
-    #[arg(long, value_name = "NAME")]
-    pub(crate) arch: Option<String>,
-    /// Run directory
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
-    /// Change a setting
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
-    /// Go on with the run in the run directory
-    #[arg(long)]
-    pub(crate) resume: bool,
 }
 
 #[derive(Args)]

@@ -16,6 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod bars;
 pub mod classify;
 pub mod contact_sheet;
 pub mod digits;

@@ -4,6 +4,8 @@ mod cli;
 mod commands;
 mod csv;
 mod failure;
+#[cfg(feature = "train")]
+mod interrupt;
 mod profile;
 mod roofs;
 mod terminal;
@@ -39,6 +41,8 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
         Command::Run(args) => commands::run::run(args, &machine, terminal),
         #[cfg(feature = "train")]
         Command::Train(args) => commands::train::run(args, &machine, terminal),
+        #[cfg(feature = "train")]
+        Command::Study(args) => commands::study::run(&args, &machine, terminal),
         Command::Eval(args) => commands::eval::run(args, &machine, terminal),
         Command::Bench(args) => commands::bench::run(args, &machine, terminal),
         Command::Convert(args) => commands::convert::run(args, terminal),

@@ -1,8 +1,8 @@
 //! The operators as values, each built and run by one body on any executor.
 
 use mila_ops::{
-    Activation, Builder, Convolution, Dims, DropPath, Executor, GatedConv, GatedInput, Init, LAYER_NORM_EPS, Mlp,
-    NoTap, NormedLinear, Onto, Residual, Result, random,
+    Activation, Builder, Convolution, Dims, DropPath, Executor, GatedConv, GatedInput, Init, LAYER_NORM_EPS,
+    LinearAttention, Mlp, NoTap, Normalisation, NormedLinear, Onto, Residual, Result, random,
 };
 
 /// An operator or composite of the algebra with its options.
@@ -22,9 +22,10 @@ pub(crate) enum Operator {
     LayerNorm,
     BatchNorm,
     Activate(Activation),
-    LinearAttention {
-        heads: usize,
-    },
+    /// With queries and keys of so many times the values' channels.
+    LinearAttention(LinearAttention, Ratio),
+    AddPositions,
+    Patches,
     Add,
     Mul,
     Square,
@@ -40,6 +41,25 @@ pub(crate) enum Operator {
     LinearResidual,
     Mlp,
 }
+
+/// Channels of queries, and of keys, for one of values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ratio {
+    Half,
+    Equal,
+}
+
+impl Ratio {
+    fn of(self, channels: usize) -> usize {
+        match self {
+            Self::Half => channels / 2,
+            Self::Equal => channels,
+        }
+    }
+}
+
+/// Height and width of the grid of [`Operator::AddPositions`].
+pub(crate) const GRID: (usize, usize) = (5, 7);
 
 /// An operator with its parameters: maps to maps.
 pub(crate) type Forward<E> = Box<dyn Fn(&E, &[<E as Executor>::Map]) -> Result<Vec<<E as Executor>::Map>>>;
@@ -61,7 +81,7 @@ impl Operator {
     /// Extents of the inputs, given that of the stream.
     pub(crate) fn inputs(self, dims: Dims) -> Vec<Dims> {
         match self {
-            Self::LinearAttention { .. } => vec![dims.with_channels(2 * dims.channels), dims],
+            Self::LinearAttention(_, ratio) => vec![dims.with_channels(2 * ratio.of(dims.channels)), dims],
             Self::Add | Self::Mul | Self::LinearResidual | Self::ConvResidual { scaled: true } => vec![dims; 2],
             Self::GatedOutput => vec![dims; 3],
             _ => vec![dims],
@@ -72,7 +92,9 @@ impl Operator {
     pub(crate) fn vanishes(self, dims: Dims, variable: &str) -> bool {
         match self {
             // With one token the normaliser cancels q and k up to its eps.
-            Self::LinearAttention { .. } => dims.tokens() == 1 && variable == "input.0",
+            Self::LinearAttention(form, _) => {
+                form.normalisation == Normalisation::Weights && dims.tokens() == 1 && variable == "input.0"
+            }
             // The batch norm subtracts it again.
             Self::ConvNorm(_) => variable == "conv.bias",
             _ => false,
@@ -129,7 +151,13 @@ impl Operator {
                 Box::new(move |e, x| Ok(vec![e.batch_norm(&x[0], &p)?]))
             }
             Self::Activate(then) => Box::new(move |e, x| Ok(vec![e.activate(x[0].clone(), then)?])),
-            Self::LinearAttention { heads } => Box::new(move |e, x| Ok(vec![e.linear_attention(&x[0], &x[1], heads)?])),
+            Self::LinearAttention(form, _) => Box::new(move |e, x| Ok(vec![e.linear_attention(&x[0], &x[1], form)?])),
+            Self::AddPositions => {
+                // One grid for the inputs of this operator, and fewer channels than they have.
+                let table = b.exempt_parameter("ape", &[GRID.0, GRID.1, channels / 2], Init::Zeros)?;
+                Box::new(move |e, x| Ok(vec![e.add_positions(x[0].clone(), &table)?]))
+            }
+            Self::Patches => Box::new(|e, x| Ok(vec![e.patches(x[0].clone())?])),
             Self::Add => Box::new(|e, x| Ok(vec![e.add(x[0].clone(), &x[1])?])),
             Self::Mul => Box::new(|e, x| Ok(vec![e.mul(x[0].clone(), &x[1])?])),
             Self::Square => Box::new(|e, x| Ok(vec![e.mul(x[0].clone(), &x[0])?])),

@@ -2,14 +2,15 @@
 
 use mila_burn::Burn;
 use mila_ops::reference::Reference;
-use mila_ops::{Activation, Builder, Convolution, Dims, Mode, Numeric};
+use mila_ops::{Activation, Builder, Convolution, Dims, LinearAttention, Mode, Normalisation, Numeric, Positions};
 use mila_parity::Formula;
 
 use crate::check::{SEED, STEP, check};
 use crate::forms;
-use crate::operator::Operator;
+use crate::operator::{GRID, Operator, Ratio};
 
-const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu];
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::Softplus];
 
 /// One image of one token, a few of one token, and maps of odd sides.
 const EXTENTS: [Dims; 5] = [
@@ -90,7 +91,15 @@ fn one_value_a_channel_has_no_batch_statistics() {
 #[test]
 fn linear_attention() {
     for heads in [1, 2, 4] {
-        everywhere(Operator::LinearAttention { heads });
+        everywhere(Operator::LinearAttention(LinearAttention::mila(heads), Ratio::Equal));
+    }
+    let plain = LinearAttention::plain(2);
+    everywhere(Operator::LinearAttention(plain, Ratio::Equal));
+    everywhere(Operator::LinearAttention(LinearAttention::plain(1), Ratio::Half));
+    everywhere(Operator::LinearAttention(LinearAttention::mila(2), Ratio::Half));
+    for positions in [Positions::Absent, Positions::Rotary] {
+        let form = LinearAttention { positions, normalisation: Normalisation::Absent, ..plain };
+        everywhere(Operator::LinearAttention(form, Ratio::Half));
     }
 }
 
@@ -112,6 +121,10 @@ fn tokens() {
     for multiple in [1, 2, 4] {
         everywhere(Operator::Pad(multiple));
     }
+    for dims in EXTENTS.into_iter().filter(|dims| (dims.height, dims.width) == GRID) {
+        check(Operator::AddPositions, dims);
+    }
+    check(Operator::Patches, Dims::new(2, 4, 6, 8));
 }
 
 #[test]

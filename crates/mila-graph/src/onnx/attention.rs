@@ -1,6 +1,6 @@
-//! Linear attention with rotary positions in real arithmetic, without a transposed map: channels stay before tokens.
+//! Linear attention, with rotary positions in real arithmetic, without a transposed map: channels stay before tokens.
 //!
-//! Queries and keys are a 1x1 convolution of the planes, whose rows are stored so that a head's even channels come before
+//! Queries and keys that turn are a 1x1 convolution of the planes, whose rows are stored so that a head's even channels come before
 //! its odd ones ([`Content::PairedRows`]). A dot product of queries and keys does not see the order, and a rotation is two
 //! products of contiguous halves:
 //!
@@ -10,7 +10,7 @@
 //! o = (V K_rotated^T / N) Q_rotated / (mean_n(K)^T Q + 1e-6)          V: [B, 1, heads, d, N]
 //! ```
 
-use mila_ops::{Error, Result};
+use mila_ops::{Error, LinearAttention, Normalisation, Positions, Result};
 
 use super::content::{Content, Part};
 use super::dim::{Dim, Extents};
@@ -23,17 +23,11 @@ use crate::{Id, Operator};
 const EPS: f32 = 1e-6;
 
 impl Lowering<'_> {
-    pub(super) fn attention(&mut self, id: Id, qk: Id, v: Id, heads: usize) -> Result<()> {
+    pub(super) fn attention(&mut self, id: Id, qk: Id, v: Id, form: LinearAttention) -> Result<()> {
         let path = self.path(id).to_owned();
-        let channels = self.trace.nodes()[id.0].channels;
-        let width = channels / heads;
-        let refused = |why: &str| Error::Unsupported { what: format!("`{path}` in ONNX"), why: why.into() };
-        if !width.is_multiple_of(2) {
-            return Err(refused("the pairs of a rotation lie in two heads"));
-        }
-        if self.maps[qk.0].last.is_some() || self.maps[qk.0].planes.is_some() {
-            return Err(refused("its queries and keys are no linear map of their own"));
-        }
+        let heads = form.heads;
+        let [keys_width, width] = [self.trace.nodes()[qk.0].channels / 2, self.trace.nodes()[id.0].channels];
+        let (keys_width, width) = (keys_width / heads, width / heads);
         let tokens = {
             let dims = self.dims(id, Layout::Planes);
             dims[2].times(&dims[3])
@@ -42,44 +36,56 @@ impl Lowering<'_> {
         let shaped = |parts: usize, rows: Dim, columns: Dim| {
             vec![batch.clone(), Dim::Number(parts), Dim::Number(heads), rows, columns]
         };
-        let all = shaped(2, width.into(), tokens.clone());
+        let all = shaped(2, keys_width.into(), tokens.clone());
         let one = shaped(1, width.into(), tokens.clone());
 
-        let planes = self.queries_and_keys(qk, heads)?;
-        let view = self.list(&[0, 2, heads as i64, width as i64, -1]);
+        let planes = match form.positions {
+            Positions::Absent => self.form(qk, Layout::Planes)?,
+            Positions::Rotary => self.queries_and_keys(&path, qk, heads)?,
+        };
+        let view = self.list(&[0, 2, heads as i64, keys_width as i64, -1]);
         let x = self.file.node(&format!("{path}/Reshape"), "Reshape", &[planes, view], &[], all.clone());
         let elu = self.file.node(&format!("{path}/Elu"), "Elu", &[x], &[], all.clone());
         let unit = self.scalar(1.0);
         let positive = self.file.node(&format!("{path}/positive"), "Add", &[elu, unit], &[], all);
         let [q, k] = self.file.split(&path, positive, 1, 1, ["q", "k"]);
 
-        let rotated = self.rotated(&path, id, positive, heads)?;
-        let [q_rotated, k_rotated] = self.file.split(&path, rotated, 1, 1, ["q_rotated", "k_rotated"]);
+        let [q_placed, k_placed] = match form.positions {
+            Positions::Absent => [q, k],
+            Positions::Rotary => {
+                let rotated = self.rotated(&path, (id, heads * keys_width), positive, heads)?;
+                self.file.split(&path, rotated, 1, 1, ["q_rotated", "k_rotated"])
+            }
+        };
 
         let values = self.form(v, Layout::Planes)?;
         let view = self.list(&[0, 1, heads as i64, width as i64, -1]);
         let values = self.file.node(&format!("{path}/values"), "Reshape", &[values, view], &[], one.clone());
         let order = [("perm", Setting::Integers(vec![0, 1, 2, 4, 3]))];
-        let dims = shaped(1, tokens.clone(), width.into());
-        let keys = self.file.node(&format!("{path}/Transpose"), "Transpose", &[k_rotated], &order, dims);
-        let square = shaped(1, width.into(), width.into());
+        let dims = shaped(1, tokens.clone(), keys_width.into());
+        let keys = self.file.node(&format!("{path}/Transpose"), "Transpose", &[k_placed], &order, dims);
+        let square = shaped(1, width.into(), keys_width.into());
         let state = self.file.node(&format!("{path}/state"), "MatMul", &[values, keys], &[], square.clone());
         let state = self.per_token(&path, id, state, square)?;
-        let sums = self.file.node(&format!("{path}/sums"), "MatMul", &[state, q_rotated], &[], one.clone());
+        let sums = self.file.node(&format!("{path}/sums"), "MatMul", &[state, q_placed], &[], one.clone());
 
-        // The mean key of each head, as a row.
-        let mean = [("axes", Setting::Integers(vec![4])), ("keepdims", Setting::Integer(1))];
-        let column = shaped(1, width.into(), 1.into());
-        let mean = self.file.node(&format!("{path}/ReduceMean"), "ReduceMean", &[k], &mean, column);
-        let view = self.list(&[0, 1, heads as i64, 1, width as i64]);
-        let row = shaped(1, 1.into(), width.into());
-        let mean = self.file.node(&format!("{path}/mean"), "Reshape", &[mean, view], &[], row);
-        let norm = shaped(1, 1.into(), tokens);
-        let product = self.file.node(&format!("{path}/weights"), "MatMul", &[mean, q], &[], norm.clone());
-        let eps = self.scalar(EPS);
-        let norm = self.file.node(&format!("{path}/normaliser"), "Add", &[product, eps], &[], norm);
-
-        let quotient = self.file.node(&format!("{path}/Div"), "Div", &[sums, norm], &[], one);
+        let quotient = match form.normalisation {
+            Normalisation::Absent => sums,
+            Normalisation::Weights => {
+                // The mean key of each head, as a row.
+                let mean = [("axes", Setting::Integers(vec![4])), ("keepdims", Setting::Integer(1))];
+                let column = shaped(1, keys_width.into(), 1.into());
+                let mean = self.file.node(&format!("{path}/ReduceMean"), "ReduceMean", &[k], &mean, column);
+                let view = self.list(&[0, 1, heads as i64, 1, keys_width as i64]);
+                let row = shaped(1, 1.into(), keys_width.into());
+                let mean = self.file.node(&format!("{path}/mean"), "Reshape", &[mean, view], &[], row);
+                let norm = shaped(1, 1.into(), tokens);
+                let product = self.file.node(&format!("{path}/weights"), "MatMul", &[mean, q], &[], norm.clone());
+                let eps = self.scalar(EPS);
+                let norm = self.file.node(&format!("{path}/normaliser"), "Add", &[product, eps], &[], norm);
+                self.file.node(&format!("{path}/Div"), "Div", &[sums, norm], &[], one)
+            }
+        };
         let dims = self.dims(id, Layout::Planes);
         let shape = self.shape_of(&path, v)?;
         let y = self.file.node(&path, "Reshape", &[quotient, shape], &[], dims);
@@ -87,8 +93,15 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The linear map of queries and keys as a convolution of planes.
-    fn queries_and_keys(&mut self, qk: Id, heads: usize) -> Result<Value> {
+    /// The linear map of queries and keys as a convolution of planes, with the pairs that turn taken apart.
+    fn queries_and_keys(&mut self, path: &str, qk: Id, heads: usize) -> Result<Value> {
+        let refused = |why: &str| Error::Unsupported { what: format!("`{path}` in ONNX"), why: why.into() };
+        if !(self.trace.nodes()[qk.0].channels / 2 / heads).is_multiple_of(2) {
+            return Err(refused("the pairs of a rotation lie in two heads"));
+        }
+        if self.maps[qk.0].last.is_some() || self.maps[qk.0].planes.is_some() {
+            return Err(refused("its queries and keys are no linear map of their own"));
+        }
         let node = &self.trace.nodes()[qk.0];
         let (&Operator::Linear { weight, bias, .. }, &[x]) = (&node.operator, node.inputs.as_slice()) else {
             let what = format!("`{}` in ONNX", self.path(qk));
@@ -103,10 +116,9 @@ impl Lowering<'_> {
     }
 
     /// `x` of `[batch, 2, heads, d, N]`, turned.
-    fn rotated(&mut self, path: &str, id: Id, x: Value, heads: usize) -> Result<Value> {
+    fn rotated(&mut self, path: &str, (id, channels): (Id, usize), x: Value, heads: usize) -> Result<Value> {
         let path = &format!("{path}/rope");
-        let channels = self.trace.nodes()[id.0].channels;
-        let [cos, sin] = self.table(path, id, heads)?;
+        let [cos, sin] = self.table(path, (id, channels), heads)?;
         let [even, odd] = self.file.split(path, x, 3, channels / heads / 2, ["even", "odd"]);
         let half = self.file.dims(even).to_vec();
         let mut apply = |name: &str, operator: &'static str, a: Value, b: Value| {
@@ -162,14 +174,14 @@ impl Lowering<'_> {
         })
     }
 
-    /// Cosines and sines for a map, `[heads, d / 2, N]`: made once for each of a model's resolutions.
-    fn table(&mut self, path: &str, id: Id, heads: usize) -> Result<[Value; 2]> {
+    /// Cosines and sines for the attention `id` of `channels` in its keys, `[heads, d / 2, N]`: made once for each of a
+    /// model's resolutions.
+    fn table(&mut self, path: &str, (id, channels): (Id, usize), heads: usize) -> Result<[Value; 2]> {
         let node = &self.trace.nodes()[id.0];
-        let key = (node.extents[1..].to_vec(), node.channels, heads);
+        let key = (node.extents[1..].to_vec(), channels, heads);
         if let Some(&found) = self.tables.get(&key) {
             return Ok(found);
         }
-        let channels = node.channels;
         let table = match self.extents {
             Extents::Fixed(sizes) => {
                 let [height, width] = [1, 2].map(|axis| node.extents[axis].at(sizes));
@@ -179,15 +191,14 @@ impl Lowering<'_> {
                     self.file.initialiser(&format!("{path}/{name}"), &dims, content)
                 })
             }
-            Extents::Dynamic => self.computed_table(path, id, heads)?,
+            Extents::Dynamic => self.computed_table(path, (id, channels), heads)?,
         };
         self.tables.insert(key, table);
         Ok(table)
     }
 
     /// A table from the extents of the map: a quarter of the channels see the row, another the column.
-    fn computed_table(&mut self, path: &str, id: Id, heads: usize) -> Result<[Value; 2]> {
-        let channels = self.trace.nodes()[id.0].channels;
+    fn computed_table(&mut self, path: &str, (id, channels): (Id, usize), heads: usize) -> Result<[Value; 2]> {
         let quarter = channels / 4;
         let dims = self.dims(id, Layout::Planes);
         let [height, width] = [dims[2].clone(), dims[3].clone()];

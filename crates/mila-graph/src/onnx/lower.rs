@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::f32::consts::SQRT_2;
 
-use mila_ops::{Activation, Error, Result, Window, shape};
+use mila_ops::{Activation, Error, Positions, Result, Window};
 
 use super::content::{Content, Norm};
 use super::dim::{Dim, Extents};
@@ -33,14 +33,18 @@ impl Trace {
     ///
     /// # Errors
     /// `Shape` for a size of zero; `Unsupported`, with the layer and the reason, for what ONNX cannot say: linear attention
-    /// whose heads are of odd width or whose queries and keys are no linear map of their own, batch norm that follows no
-    /// convolution of its own.
+    /// with rotary positions whose heads are of odd width or whose queries and keys are no linear map of their own, batch norm
+    /// that follows no convolution of its own, absolute positions where the extents are free. `Shape` for sizes that the model
+    /// does not take ([`Trace::fits`]).
     pub fn onnx(&self, extents: Extents) -> Result<Onnx<'_>> {
         if let Extents::Fixed(Sizes { batch, height, width }) = extents
             && [batch, height, width].contains(&0)
         {
             let found = format!("{batch} images of {height}x{width}");
             return Err(Error::shape("export", "at least one image of at least one pixel", found));
+        }
+        if let Extents::Fixed(sizes) = extents {
+            self.fits(sizes)?;
         }
         let mut users = vec![Vec::new(); self.nodes().len()];
         for (at, node) in self.nodes().iter().enumerate() {
@@ -80,8 +84,9 @@ impl Lowering<'_> {
 
     fn path_of(&self, node: &Node) -> String {
         let newest = node.inputs.iter().max().map_or("image", |&id| self.path(id));
-        // A factor per channel is named after its tensor, which is in the file under that name.
-        let own = (!node.name.is_empty() && !matches!(node.operator, Operator::Scale(_))).then_some(&*node.name);
+        // What is named after its tensor, which is in the file under that name.
+        let is_tensor = matches!(node.operator, Operator::Scale(_) | Operator::AddPositions(_));
+        let own = (!node.name.is_empty() && !is_tensor).then_some(&*node.name);
         own.unwrap_or(newest).to_owned()
     }
 
@@ -110,9 +115,11 @@ impl Lowering<'_> {
                 self.set(id, Layout::Planes, value);
             }
             (Operator::Linear { weight, bias, then }, &[x]) => {
-                // Queries and keys are made where they are used.
-                let is_for_attention = matches!(self.only_user(id), Some((user, Operator::LinearAttention { .. }))
-                    if self.trace.nodes()[user.0].inputs[0] == id && *then == Activation::None);
+                // Queries and keys that turn are made where they are used.
+                let is_for_attention = matches!(self.only_user(id), Some((user, Operator::LinearAttention(form)))
+                    if form.positions == Positions::Rotary
+                        && self.trace.nodes()[user.0].inputs[0] == id
+                        && *then == Activation::None);
                 if !is_for_attention {
                     self.linear(id, x, (*weight, *bias), *then)?;
                 }
@@ -143,11 +150,11 @@ impl Lowering<'_> {
                 let y = self.activation(&path, x, *then);
                 self.set(id, layout, y);
             }
-            (Operator::LinearAttention { heads }, &[qk, v]) => self.attention(id, qk, v, *heads)?,
             (Operator::Recurrence(_) | Operator::State, _) => {
                 let what = format!("the recurrence `{}` in ONNX", self.path(id));
                 return Err(Error::Unsupported { what, why: "its steps are not exported yet".into() });
             }
+            (Operator::LinearAttention(form), &[qk, v]) => self.attention(id, qk, v, *form)?,
             (Operator::Add, &[a, b]) => self.binary(id, "Add", a, b)?,
             (Operator::Mul, &[a, b]) => self.binary(id, "Mul", a, b)?,
             (&Operator::Channels { start, end }, &[x]) => self.channels(id, x, start..end)?,
@@ -164,6 +171,8 @@ impl Lowering<'_> {
                 let y = self.file.node(&name, "Mul", &[x, factors], &[], self.dims(id, layout));
                 self.set(id, layout, y);
             }
+            (Operator::AddPositions(table), &[x]) => self.add_positions(id, x, *table)?,
+            (Operator::Patches, &[x]) => self.patches(id, x)?,
             (Operator::MeanTokens, &[x]) => {
                 let layout = self.nearest(&[x]);
                 let axes = if layout == Layout::Planes { [2, 3] } else { [1, 2] };
@@ -179,12 +188,14 @@ impl Lowering<'_> {
                 | Operator::Convolution { .. }
                 | Operator::LayerNorm { .. }
                 | Operator::Activate(_)
-                | Operator::LinearAttention { .. }
+                | Operator::LinearAttention(_)
                 | Operator::Add
                 | Operator::Mul
                 | Operator::Channels { .. }
                 | Operator::Concat
                 | Operator::Scale(_)
+                | Operator::AddPositions(_)
+                | Operator::Patches
                 | Operator::MeanTokens
                 | Operator::PadToMultiple(_),
                 inputs,
@@ -227,6 +238,7 @@ impl Lowering<'_> {
                 let product = apply("Mul", &[x, above]);
                 apply("Mul", &[product, half])
             }
+            Activation::Softplus => apply("Softplus", &[x]),
         }
     }
 
@@ -325,39 +337,6 @@ impl Lowering<'_> {
             }
         }
     }
-
-    fn pad_to_multiple(&mut self, id: Id, x: Id, multiple: usize) -> Result<()> {
-        shape::multiple(multiple)?;
-        let planes = self.form(x, Layout::Planes)?;
-        let name = format!("{}/padded", self.path(id));
-        let pads = match self.extents {
-            Extents::Fixed(sizes) => {
-                let grow = |axis: usize| {
-                    let [before, after] = [x, id].map(|id| self.trace.nodes()[id.0].extents[axis].at(sizes));
-                    (after - before) as i64
-                };
-                let grown = [grow(1), grow(2)];
-                if grown == [0, 0] {
-                    self.set(id, Layout::Planes, planes);
-                    return Ok(());
-                }
-                self.list(&[0, 0, 0, 0, 0, 0, grown[0], grown[1]])
-            }
-            Extents::Dynamic => {
-                // ceil(n / multiple) * multiple - n, of whole numbers.
-                let grid = self.rows_and_columns(&name, planes);
-                let [less, by] = [multiple - 1, multiple].map(|n| self.list(&[n as i64; 2]));
-                let above = self.whole(&name, "Add", grid, less);
-                let count = self.whole(&name, "Div", above, by);
-                let whole = self.whole(&name, "Mul", count, by);
-                let grown = self.whole(&name, "Sub", whole, grid);
-                self.pads_below(&name, grown)
-            }
-        };
-        let y = self.file.node(&name, "Pad", &[planes, pads], &[], self.dims(id, Layout::Planes));
-        self.set(id, Layout::Planes, y);
-        Ok(())
-    }
 }
 
 /// The settings of a convolution; `pads` are above, left, below, right.
@@ -379,7 +358,7 @@ pub(super) fn conv_settings(
 
 #[cfg(test)]
 mod tests {
-    use mila_ops::{BatchNormWanted, Builder, Executor, Init, LinearWanted, Wanted};
+    use mila_ops::{BatchNormWanted, Builder, Executor, Init, LinearAttention, LinearWanted, Wanted};
 
     use super::*;
     use crate::{Graph, Shaped};
@@ -398,7 +377,7 @@ mod tests {
         let qk = Builder::new(graph, &source).linear("attn.qk", 12, 24).expect("a linear map");
         let v = graph.image(12);
         let qk = graph.linear(&v, &qk, then).expect("a map");
-        graph.linear_attention(&qk, &v, heads).expect("a map")
+        graph.linear_attention(&qk, &v, LinearAttention::mila(heads)).expect("a map")
     }
 
     fn refusal(body: impl FnOnce(&mut Graph) -> Shaped) -> String {
@@ -437,7 +416,7 @@ mod tests {
             let qk = graph.prepare_linear(LinearWanted { weight, bias: None }, &source).expect("a linear map");
             let v = graph.mean_tokens(&graph.image(12)).expect("a map");
             let qk = graph.linear(&v, &qk, Activation::None).expect("a map");
-            graph.linear_attention(&qk, &v, 2).expect("a map")
+            graph.linear_attention(&qk, &v, LinearAttention::mila(2)).expect("a map")
         });
         assert!(pooled.contains("a pooled map has no rows and columns"), "{pooled}");
     }

@@ -26,6 +26,7 @@ mod content;
 mod dim;
 mod extent_nodes;
 mod file;
+mod grid;
 mod lower;
 mod maps;
 mod wire;

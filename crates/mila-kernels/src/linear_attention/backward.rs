@@ -1,8 +1,8 @@
 //! The gradients of linear attention, in three passes over the tokens: state, queries, keys and values.
 
 use super::{
-    Attention, Operands, add_outer_products,
-    features::{Deltas, KeyGradients, Keys, Queries, QueryGradients},
+    Attention, Columns, Normalisation, Operands, add_outer_products,
+    features::{Deltas, KeyGradients, Keys, Normalisers, Queries, QueryGradients},
     multiply_heads, states, total_chunks,
 };
 use crate::{isa::Isa, matrix::PackedMatrix, threads};
@@ -10,7 +10,7 @@ use crate::{isa::Isa, matrix::PackedMatrix, threads};
 /// Where [`backward`] writes its results.
 #[derive(Debug)]
 pub struct Gradients<'a> {
-    /// `[batch, tokens, 2 channels]`, with respect to q and k before φ.
+    /// `[batch, tokens, 2 keys]`, with respect to q and k before φ.
     pub qk: &'a mut [f32],
     /// `[batch, tokens, channels]`.
     pub v: &'a mut [f32],
@@ -19,13 +19,13 @@ pub struct Gradients<'a> {
 /// The gradients of [`forward`](super::forward) for `dy`, shaped as `y`. What the forward pass computed is computed again.
 ///
 /// # Panics
-/// If a length does not fit, or the width is odd or not a multiple of the heads.
+/// If a length does not fit, a width is not a multiple of the heads, or that of keys that turn is odd.
 pub fn backward(
     isa: Isa,
     qk: &[f32],
     v: &[f32],
     shape: Attention,
-    rotation: &[f32],
+    rotation: Option<&[f32]>,
     dy: &[f32],
     gradients: Gradients<'_>,
 ) {
@@ -44,29 +44,37 @@ pub fn backward(
 
 /// Writes the gradient of q; returns dS of every head and then dm, for every image.
 fn query_gradients(isa: Isa, operands: Operands<'_>, shape: Attention, dy: &[f32], dqk: &mut [f32]) -> Vec<f32> {
-    let Attention { channels, heads, .. } = shape;
-    let d = shape.head_dim();
+    let Attention { keys, channels, heads, .. } = shape;
+    let (dk, dv) = (shape.key_dim(), shape.value_dim());
     let states = states(isa, operands, shape);
     let transposed: Vec<Vec<PackedMatrix>> = states
         .iter()
-        .map(|state| state.sums.chunks_exact(d * d).map(|s| PackedMatrix::from_columns(isa, s, d, d)).collect())
+        .map(|state| state.sums.chunks_exact(dk * dv).map(|s| PackedMatrix::from_columns(isa, s, dk, dv)).collect())
         .collect();
-    let size = channels * d + channels;
+    let size = shape.products() + keys;
     let mut partials = vec![0.0; size * shape.chunks().count()];
-    let pieces = shape.chunks().zip(shape.split(dqk, 2 * channels)).zip(partials.chunks_exact_mut(size));
+    let pieces = shape.chunks().zip(shape.split(dqk, 2 * keys)).zip(partials.chunks_exact_mut(size));
     threads::each(pieces, |_, (((image, tokens), dqk), partial)| {
         let chunk = shape.chunk(operands, image, tokens.clone());
         let first = (image * shape.tokens + tokens.start) * channels;
         let (state, dy) = (&states[image], &dy[first..first + chunk.v.len()]);
-        let (products, sums) = partial.split_at_mut(channels * d);
-        let (mut rotated, mut output) = (vec![0.0; dy.len()], vec![0.0; dy.len()]);
+        let (products, sums) = partial.split_at_mut(shape.products());
+        let (mut rotated, mut output) = (vec![0.0; tokens.len() * keys], vec![0.0; dy.len()]);
         let mut normalisers = vec![0.0; tokens.len() * heads];
 
-        isa.run(Queries { chunk, mean: &state.mean, heads, scaled: &mut rotated, normalisers: &mut normalisers });
-        multiply_heads(isa, &rotated, &state.key_values, channels, &mut output);
+        match shape.normalisation {
+            Normalisation::Absent => normalisers.fill(1.0),
+            Normalisation::Weights => isa.run(Normalisers { chunk, mean: &state.mean, heads, z: &mut normalisers }),
+        }
+        isa.run(Queries { chunk, keys, scaled: &mut rotated, z: &normalisers });
+        multiply_heads(isa, &rotated, &state.key_values, (keys, channels), &mut output);
         isa.run(Deltas { dy, output: &mut output, normalisers: &mut normalisers });
-        add_outer_products(isa, &rotated, dy, (channels, channels), (tokens.len(), d), products);
-        multiply_heads(isa, &output, &transposed[image], channels, &mut rotated);
+        if shape.normalisation == Normalisation::Absent {
+            normalisers.fill(0.0);
+        }
+        let left = Columns { x: &rotated, stride: keys, width: dk };
+        add_outer_products(isa, left, Columns { x: dy, stride: channels, width: dv }, tokens.len(), products);
+        multiply_heads(isa, &output, &transposed[image], (channels, keys), &mut rotated);
         isa.run(QueryGradients { chunk, mean: &state.mean, deltas: &normalisers, rotated: &mut rotated, sums, dqk });
     });
     total_chunks(&partials, shape)
@@ -81,23 +89,23 @@ fn key_gradients(
     dqk: &mut [f32],
     dv: &mut [f32],
 ) {
-    let Attention { channels, .. } = shape;
-    let d = shape.head_dim();
+    let Attention { keys, channels, .. } = shape;
+    let (dk, value_dim) = (shape.key_dim(), shape.value_dim());
     sums.iter_mut().for_each(|x| *x /= shape.tokens as f32);
     let sums: Vec<(&[f32], &[f32])> =
-        sums.chunks_exact(channels * d + channels).map(|sums| sums.split_at(channels * d)).collect();
-    let pieces = shape.chunks().zip(shape.split(dqk, 2 * channels)).zip(shape.split(dv, channels));
+        sums.chunks_exact(shape.products() + keys).map(|sums| sums.split_at(shape.products())).collect();
+    let pieces = shape.chunks().zip(shape.split(dqk, 2 * keys)).zip(shape.split(dv, channels));
     threads::each(pieces, |_, (((image, tokens), dqk), dv)| {
         let chunk = shape.chunk(operands, image, tokens);
         let (products, mean) = sums[image];
-        let heads = products.chunks_exact(d * d);
-        let rows: Vec<_> = heads.clone().map(|s| PackedMatrix::from_rows(isa, s, d, d)).collect();
-        let columns: Vec<_> = heads.map(|s| PackedMatrix::from_columns(isa, s, d, d)).collect();
-        let (mut rotated, mut unused) = (vec![0.0; dv.len()], vec![0.0; channels]);
+        let heads = products.chunks_exact(dk * value_dim);
+        let rows: Vec<_> = heads.clone().map(|s| PackedMatrix::from_rows(isa, s, dk, value_dim)).collect();
+        let columns: Vec<_> = heads.map(|s| PackedMatrix::from_columns(isa, s, dk, value_dim)).collect();
+        let (mut rotated, mut unused) = (vec![0.0; dv.len() / channels * keys], vec![0.0; keys]);
 
-        isa.run(Keys { chunk, group: 0..channels, channels, sums: &mut unused, rotated: &mut rotated });
-        multiply_heads(isa, &rotated, &rows, channels, dv);
-        multiply_heads(isa, chunk.v, &columns, channels, &mut rotated);
+        isa.run(Keys { chunk, group: 0..keys, keys, sums: &mut unused, rotated: &mut rotated });
+        multiply_heads(isa, &rotated, &rows, (keys, channels), dv);
+        multiply_heads(isa, chunk.v, &columns, (channels, keys), &mut rotated);
         isa.run(KeyGradients { chunk, mean, rotated: &mut rotated, dqk });
     });
 }

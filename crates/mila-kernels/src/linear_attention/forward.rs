@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Attention, NORMALISER_EPSILON, Rotations};
+use super::{Attention, NORMALISER_EPSILON, Normalisation, Rotations};
 use crate::{
     activation::Activation,
     arithmetic::{Arithmetic, LANES},
@@ -28,19 +28,22 @@ const GROUP: usize = 128;
 
 /// The attention of every token, `y = o` of the module's equations.
 ///
-/// `qk` is `[batch, tokens, 2 channels]`, q before k, before φ; `v` and `y` are `[batch, tokens, channels]`.
+/// `qk` is `[batch, tokens, 2 keys]`, q before k, before φ; `v` and `y` are `[batch, tokens, channels]`. Without rotations
+/// nothing turns.
 ///
 /// # Panics
-/// If a length does not fit, or the width is no multiple of 4 and of the heads.
-pub fn forward(isa: Isa, qk: &[f32], v: &[f32], shape: Attention, rotations: &Rotations, y: &mut [f32]) {
+/// If a length does not fit, or a width is no multiple of the heads.
+pub fn forward(isa: Isa, qk: &[f32], v: &[f32], shape: Attention, rotations: Option<&Rotations>, y: &mut [f32]) {
     shape.check_maps(qk, v);
     assert_eq!(y.len(), v.len(), "linear attention: length of y");
     if y.is_empty() {
         return;
     }
     let Attention { batch, tokens, channels, .. } = shape;
-    rotations.check(tokens, channels);
-    let pass = Pass { isa, qk, v, shape, rotations, state: channels * shape.head_dim() + channels };
+    if let Some(rotations) = rotations {
+        rotations.check(tokens, shape.keys);
+    }
+    let pass = Pass { isa, qk, v, shape, rotations, state: shape.products() + shape.keys };
     scratch::floats(batch * pass.state, |states| {
         pass.keys(states);
         let states = &*states;
@@ -61,33 +64,33 @@ struct Pass<'a> {
     qk: &'a [f32],
     v: &'a [f32],
     shape: Attention,
-    rotations: &'a Rotations,
-    /// Floats of a state: S of every head, `[heads, head_dim, head_dim]`, then m, `[channels]`.
+    rotations: Option<&'a Rotations>,
+    /// Floats of a state: S of every head, `[heads, key_dim, value_dim]`, then m, `[keys]`.
     state: usize,
 }
 
 impl Pass<'_> {
     /// Writes the states of all images.
     fn keys(&self, states: &mut [f32]) {
-        let Attention { batch, tokens, channels, .. } = self.shape;
-        let d = self.shape.head_dim();
+        let Attention { batch, tokens, keys, .. } = self.shape;
+        let (dk, dv) = (self.shape.key_dim(), self.shape.value_dim());
         let tokens_of_piece = tokens.div_ceil(PIECES).max(2 * TOKENS);
         // A group begins at a pair of channels.
-        let group = if d.is_multiple_of(2) { (GROUP / d).max(1) * d } else { channels };
-        let (pieces, groups) = (tokens.div_ceil(tokens_of_piece), channels.div_ceil(group));
-        let size = group * d + group;
+        let group = if dk.is_multiple_of(2) { (GROUP / dk).max(1) * dk } else { keys };
+        let (pieces, groups) = (tokens.div_ceil(tokens_of_piece), keys.div_ceil(group));
+        let size = group * dv + group;
         scratch::floats(batch * pieces * groups * size, |partials| {
             partials.par_chunks_mut(size).enumerate().for_each(|(index, partial)| {
                 let (image, piece, g) = (index / groups / pieces, index / groups % pieces, index % groups);
                 let some = piece * tokens_of_piece..tokens.min((piece + 1) * tokens_of_piece);
-                self.add_keys(image, some, g * group..channels.min((g + 1) * group), partial);
+                self.add_keys(image, some, g * group..keys.min((g + 1) * group), partial);
             });
             let images = states.chunks_exact_mut(self.state).zip(partials.chunks_exact(pieces * groups * size));
             for (state, partials) in images {
-                let (products, means) = state.split_at_mut(channels * d);
-                for (g, (products, means)) in products.chunks_mut(group * d).zip(means.chunks_mut(group)).enumerate() {
+                let (products, means) = state.split_at_mut(self.shape.products());
+                for (g, (products, means)) in products.chunks_mut(group * dv).zip(means.chunks_mut(group)).enumerate() {
                     let parts =
-                        partials.chunks_exact(size).skip(g).step_by(groups).map(|part| part.split_at(group * d));
+                        partials.chunks_exact(size).skip(g).step_by(groups).map(|part| part.split_at(group * dv));
                     let share = 1.0 / tokens as f32;
                     total(parts.clone().map(|(products, _)| products), share, products);
                     total(parts.map(|(_, sums)| sums), share, means);
@@ -96,12 +99,12 @@ impl Pass<'_> {
         });
     }
 
-    /// Writes S and m of some channels, summed over some tokens of an image, to `partial`.
-    fn add_keys(&self, image: usize, tokens: Range<usize>, channels: Range<usize>, partial: &mut [f32]) {
-        let Attention { tokens: all, channels: width, .. } = self.shape;
-        let (d, group) = (self.shape.head_dim(), channels.len());
-        let group_size = partial.len() / (d + 1);
-        let (products, sums) = partial.split_at_mut(group_size * d);
+    /// Writes S and m of some channels of the keys, summed over some tokens of an image, to `partial`.
+    fn add_keys(&self, image: usize, tokens: Range<usize>, some: Range<usize>, partial: &mut [f32]) {
+        let Attention { tokens: all, keys: width, channels, .. } = self.shape;
+        let (dk, dv, group) = (self.shape.key_dim(), self.shape.value_dim(), some.len());
+        let group_size = partial.len() / (dv + 1);
+        let (products, sums) = partial.split_at_mut(group_size * dv);
         let sums = &mut sums[..group];
         sums.fill(0.0);
         scratch::floats(TOKENS * group, |keys| {
@@ -110,38 +113,32 @@ impl Pass<'_> {
                 let first = image * all + begin;
                 let keys = &mut keys[..count * group];
                 for (token, key) in keys.chunks_exact_mut(group).enumerate() {
-                    let at = (first + token) * 2 * width + width + channels.start;
+                    let at = (first + token) * 2 * width + width + some.start;
                     key.copy_from_slice(&self.qk[at..][..group]);
                 }
                 let rotations = self.rotations;
-                self.isa.run(Keys {
-                    rotations,
-                    token: begin,
-                    first: channels.start,
-                    keys: &mut *keys,
-                    sums: &mut *sums,
-                });
+                self.isa.run(Keys { rotations, token: begin, first: some.start, keys: &mut *keys, sums: &mut *sums });
                 let start = if begin == tokens.start { Start::Zero } else { Start::Result };
-                let heads = products.chunks_exact_mut(d * d).take(group / d).enumerate();
+                let heads = products.chunks_exact_mut(dk * dv).take(group / dk).enumerate();
                 for (head, products) in heads {
-                    let v = &self.v[first * width + channels.start + head * d..];
+                    let v = &self.v[first * channels + (some.start / dk + head) * dv..];
                     let packed;
-                    let right = if d.is_multiple_of(2 * LANES) {
-                        Right::Rows { x: v, stride: width, depth: count, columns: d }
+                    let right = if dv.is_multiple_of(2 * LANES) {
+                        Right::Rows { x: v, stride: channels, depth: count, columns: dv }
                     } else {
-                        packed = PackedMatrix::from_strided_rows(self.isa, v, count, d, width);
+                        packed = PackedMatrix::from_strided_rows(self.isa, v, count, dv, channels);
                         Right::Packed(&packed)
                     };
-                    for (index, y) in products.chunks_mut(8 * d).enumerate() {
+                    for (index, y) in products.chunks_mut(8 * dv).enumerate() {
                         self.isa.run(Product {
-                            left: Left::Columns { x: &keys[head * d + index * 8..], stride: group },
-                            rows: y.len() / d,
+                            left: Left::Columns { x: &keys[head * dk + index * 8..], stride: group },
+                            rows: y.len() / dv,
                             right,
-                            panels: 0..d.div_ceil(2 * LANES),
+                            panels: 0..dv.div_ceil(2 * LANES),
                             start,
                             activation: Activation::None,
                             residual: None,
-                            target: Target::Rows { y, stride: d },
+                            target: Target::Rows { y, stride: dv },
                         });
                     }
                 }
@@ -151,35 +148,36 @@ impl Pass<'_> {
 
     /// The attention of the tokens of `y`, of which `first` is the first of the image.
     fn queries(&self, image: usize, first: usize, state: &[f32], y: &mut [f32]) {
-        let Attention { tokens, channels, heads, .. } = self.shape;
-        let (d, height) = (self.shape.head_dim(), self.isa.level().strip());
-        let (products, mean) = state.split_at(channels * d);
-        let qk = &self.qk[image * tokens * 2 * channels..];
-        scratch::lanes(channels + heads, |lanes| {
-            let (queries, scale) = lanes.split_at_mut(channels);
+        let Attention { tokens, keys, channels, heads, normalisation, .. } = self.shape;
+        let (dk, dv, height) = (self.shape.key_dim(), self.shape.value_dim(), self.isa.level().strip());
+        let (products, mean) = state.split_at(self.shape.products());
+        let mean = (normalisation == Normalisation::Weights).then_some(mean);
+        let qk = &self.qk[image * tokens * 2 * keys..];
+        scratch::lanes(keys + heads, |lanes| {
+            let (queries, scale) = lanes.split_at_mut(keys);
             for (index, y) in y.chunks_mut(height * channels).enumerate() {
                 let (token, count) = (first + index * height, y.len() / channels);
-                let rows = Rows::Plain { x: qk, stride: 2 * channels };
-                strip::fill(self.isa, rows, (token, count), channels, queries);
+                let rows = Rows::Plain { x: qk, stride: 2 * keys };
+                strip::fill(self.isa, rows, (token, count), keys, queries);
                 let rotations = self.rotations;
                 self.isa.run(Queries { rotations, token, count, mean, queries: &mut *queries, scale: &mut *scale });
-                for (head, products) in products.chunks_exact(d * d).enumerate() {
+                for (head, products) in products.chunks_exact(dk * dv).enumerate() {
                     let packed;
-                    let right = if d.is_multiple_of(2 * LANES) {
-                        Right::Rows { x: products, stride: d, depth: d, columns: d }
+                    let right = if dv.is_multiple_of(2 * LANES) {
+                        Right::Rows { x: products, stride: dv, depth: dk, columns: dv }
                     } else {
-                        packed = PackedMatrix::from_rows(self.isa, products, d, d);
+                        packed = PackedMatrix::from_rows(self.isa, products, dk, dv);
                         Right::Packed(&packed)
                     };
                     self.isa.run(Product {
-                        left: Left::Strips(&queries[head * d..(head + 1) * d]),
+                        left: Left::Strips(&queries[head * dk..(head + 1) * dk]),
                         rows: count,
                         right,
-                        panels: 0..d.div_ceil(2 * LANES),
+                        panels: 0..dv.div_ceil(2 * LANES),
                         start: Start::Zero,
                         activation: Activation::None,
                         residual: None,
-                        target: Target::Rows { y: &mut y[head * d..], stride: channels },
+                        target: Target::Rows { y: &mut y[head * dv..], stride: channels },
                     });
                 }
             }
@@ -198,7 +196,7 @@ fn total<'a>(parts: impl Iterator<Item = &'a [f32]>, share: f32, y: &mut [f32]) 
 
 /// φ of the keys of some tokens, added to `sums`, then turned.
 struct Keys<'a> {
-    rotations: &'a Rotations,
+    rotations: Option<&'a Rotations>,
     /// The first token within the image.
     token: usize,
     /// The first channel.
@@ -218,20 +216,27 @@ impl Kernel for Keys<'_> {
             *key = elu_plus_one::<A>(*key);
         }
         for (token, key) in self.keys.chunks_exact_mut(self.sums.len()).enumerate() {
-            self.rotations.turn_key::<A>(self.token + token, self.first, key, self.sums);
+            match self.rotations {
+                Some(rotations) => rotations.turn_key::<A>(self.token + token, self.first, key, self.sums),
+                None => {
+                    for (sum, key) in self.sums.iter_mut().zip(key) {
+                        *sum += *key;
+                    }
+                }
+            }
         }
     }
 }
 
 /// φ of the transposed queries of a strip, turned and divided by their normalisers.
 struct Queries<'a> {
-    rotations: &'a Rotations,
+    rotations: Option<&'a Rotations>,
     /// The first token within the image.
     token: usize,
     count: usize,
-    /// m, `[channels]`.
-    mean: &'a [f32],
-    /// `[channels]` lanes.
+    /// m, `[keys]`; none without normalisation.
+    mean: Option<&'a [f32]>,
+    /// `[keys]` lanes.
     queries: &'a mut [Lane],
     /// Lanes for 1 / (q̂ᵀ m + ε), `[heads]`.
     scale: &'a mut [Lane],
@@ -246,18 +251,37 @@ impl Kernel for Queries<'_> {
         for query in lane::floats_mut(queries) {
             *query = elu_plus_one::<A>(*query);
         }
+        if let Some(mean) = mean {
+            normalise::<A>(queries, mean, scale);
+        } else {
+            lane::floats_mut(scale).fill(1.0);
+        }
+        if let Some(rotations) = rotations {
+            return rotations.turn_queries::<A>(token, count, queries, scale);
+        }
         let d = queries.len() / scale.len();
-        for ((queries, mean), scale) in queries.chunks_exact(d).zip(mean.chunks_exact(d)).zip(&mut *scale) {
-            let mut sums = [A::splat(0.0); 4];
-            for (index, (query, &mean)) in queries.iter().zip(mean).enumerate() {
-                sums[index % 4] = A::mul_add_each(A::load(&query.0), A::splat(mean), sums[index % 4]);
-            }
-            let sum = A::add(A::add(sums[0], sums[1]), A::add(sums[2], sums[3]));
-            A::store(A::add(sum, A::splat(NORMALISER_EPSILON)), &mut scale.0);
-            for scale in &mut scale.0 {
-                *scale = 1.0 / *scale;
+        for (queries, scale) in queries.chunks_exact_mut(d).zip(scale) {
+            let scale = A::load(&scale.0);
+            for query in queries {
+                A::store(A::mul_add_each(A::load(&query.0), scale, A::splat(0.0)), &mut query.0);
             }
         }
-        rotations.turn_queries::<A>(token, count, queries, scale);
+    }
+}
+
+/// `scale = 1 / (q̂ᵀ m + ε)`, a lane for each head.
+#[inline(always)]
+fn normalise<A: Arithmetic>(queries: &[Lane], mean: &[f32], scale: &mut [Lane]) {
+    let d = queries.len() / scale.len();
+    for ((queries, mean), scale) in queries.chunks_exact(d).zip(mean.chunks_exact(d)).zip(scale) {
+        let mut sums = [A::splat(0.0); 4];
+        for (index, (query, &mean)) in queries.iter().zip(mean).enumerate() {
+            sums[index % 4] = A::mul_add_each(A::load(&query.0), A::splat(mean), sums[index % 4]);
+        }
+        let sum = A::add(A::add(sums[0], sums[1]), A::add(sums[2], sums[3]));
+        A::store(A::add(sum, A::splat(NORMALISER_EPSILON)), &mut scale.0);
+        for scale in &mut scale.0 {
+            *scale = 1.0 / *scale;
+        }
     }
 }

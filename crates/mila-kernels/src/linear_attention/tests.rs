@@ -22,32 +22,38 @@ fn table(tokens: usize, channels: usize) -> Vec<f32> {
 }
 
 /// The quadratic form: weights of every query over every key, with no state.
-fn naive(qk: &[f64], v: &[f64], shape: Attention, rotation: &[f64]) -> Vec<f64> {
-    let Attention { batch, tokens, channels, heads } = shape;
-    let d = channels / heads;
+fn naive(qk: &[f64], v: &[f64], shape: Attention, rotation: Option<&[f64]>) -> Vec<f64> {
+    let Attention { batch, tokens, keys, channels, heads, normalisation } = shape;
+    let (dk, dv) = (keys / heads, channels / heads);
     let features = |x: &[f64]| -> Vec<f64> { x.iter().map(|&x| if x > 0.0 { x + 1.0 } else { x.exp() }).collect() };
     let rotated = |x: &[f64], n: usize| -> Vec<f64> {
+        let Some(rotation) = rotation else { return x.to_vec() };
         let turn = |m: usize| {
             let (re, im) = (x[2 * m], x[2 * m + 1]);
-            let (cos, sin) = (rotation[n * channels + 2 * m], rotation[n * channels + 2 * m + 1]);
+            let (cos, sin) = (rotation[n * keys + 2 * m], rotation[n * keys + 2 * m + 1]);
             [re * cos - im * sin, im * cos + re * sin]
         };
-        (0..channels / 2).flat_map(turn).collect()
+        (0..keys / 2).flat_map(turn).collect()
     };
-    let dot = |a: &[f64], b: &[f64], h: usize| (h * d..(h + 1) * d).map(|c| a[c] * b[c]).sum::<f64>();
+    let dot = |a: &[f64], b: &[f64], h: usize| (h * dk..(h + 1) * dk).map(|c| a[c] * b[c]).sum::<f64>();
     let mut y = vec![0.0; batch * tokens * channels];
     for image in 0..batch {
-        let row = |n: usize| &qk[(image * tokens + n) * 2 * channels..][..2 * channels];
-        let q: Vec<_> = (0..tokens).map(|n| features(&row(n)[..channels])).collect();
-        let k: Vec<_> = (0..tokens).map(|n| features(&row(n)[channels..])).collect();
+        let row = |n: usize| &qk[(image * tokens + n) * 2 * keys..][..2 * keys];
+        let q: Vec<_> = (0..tokens).map(|n| features(&row(n)[..keys])).collect();
+        let k: Vec<_> = (0..tokens).map(|n| features(&row(n)[keys..])).collect();
         let rq: Vec<_> = (0..tokens).map(|n| rotated(&q[n], n)).collect();
         let rk: Vec<_> = (0..tokens).map(|n| rotated(&k[n], n)).collect();
         for n in 0..tokens {
             for h in 0..heads {
-                let total = (0..tokens).map(|j| dot(&q[n], &k[j], h)).sum::<f64>() + tokens as f64 * 1e-6;
+                let total = match normalisation {
+                    Normalisation::Absent => tokens as f64,
+                    Normalisation::Weights => {
+                        (0..tokens).map(|j| dot(&q[n], &k[j], h)).sum::<f64>() + tokens as f64 * 1e-6
+                    }
+                };
                 for j in 0..tokens {
                     let weight = dot(&rq[n], &rk[j], h) / total;
-                    for c in h * d..(h + 1) * d {
+                    for c in h * dv..(h + 1) * dv {
                         y[(image * tokens + n) * channels + c] += weight * v[(image * tokens + j) * channels + c];
                     }
                 }
@@ -58,13 +64,26 @@ fn naive(qk: &[f64], v: &[f64], shape: Attention, rotation: &[f64]) -> Vec<f64> 
 }
 
 fn shape(batch: usize, tokens: usize, heads: usize, head_dim: usize) -> Attention {
-    Attention { batch, tokens, channels: heads * head_dim, heads }
+    let (keys, normalisation) = (heads * head_dim, Normalisation::Weights);
+    Attention { batch, tokens, keys, channels: keys, heads, normalisation }
+}
+
+/// Keys of one width and values of another, with both kinds of normalisation.
+fn unequal(batch: usize, tokens: usize, heads: usize, [dk, dv]: [usize; 2]) -> [Attention; 2] {
+    [Normalisation::Absent, Normalisation::Weights].map(|normalisation| Attention {
+        batch,
+        tokens,
+        keys: heads * dk,
+        channels: heads * dv,
+        heads,
+        normalisation,
+    })
 }
 
 fn operands(shape: Attention) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let len = shape.batch * shape.tokens * shape.channels;
-    let qk = numbers(1, 2 * len).iter().map(|x| 3.0 * x).collect();
-    (qk, numbers(2, len), table(shape.tokens, shape.channels))
+    let rows = shape.batch * shape.tokens;
+    let qk = numbers(1, 2 * rows * shape.keys).iter().map(|x| 3.0 * x).collect();
+    (qk, numbers(2, rows * shape.channels), table(shape.tokens, shape.keys))
 }
 
 #[test]
@@ -82,14 +101,43 @@ fn forward_is_the_quadratic_form() {
         shape(1, 504, 2, 32),
         shape(1, 196, 1, 128),
     ];
-    for shape in shapes {
+    let unequal = [
+        unequal(1, 49, 1, [32, 96]),
+        unequal(2, 30, 2, [16, 32]),
+        unequal(1, 203, 4, [32, 64]),
+        unequal(1, 7, 3, [8, 5]),
+        unequal(2, 9, 12, [32, 32]),
+    ];
+    for shape in shapes.into_iter().chain(unequal.into_iter().flatten()) {
         let (qk, v, rotation) = operands(shape);
-        let wanted = naive(&wide(&qk), &wide(&v), shape, &wide(&rotation));
+        let [rows, columns] = rows_and_columns(shape.tokens, shape.keys);
+        let rotations = Rotations::new(&rows, &columns, shape.keys);
+        for (rotation, rotations) in [(Some(wide(&rotation)), Some(&rotations)), (None, None)] {
+            let wanted = naive(&wide(&qk), &wide(&v), shape, rotation.as_deref());
+            let turns = if rotation.is_some() { "turned" } else { "as they are" };
+            everywhere(
+                |isa| {
+                    let mut y = unwritten(v.len());
+                    forward(isa, &qk, &v, shape, rotations, &mut y);
+                    vec![y]
+                },
+                |isa, y| assert_close(format!("{isa} {shape:?} {turns}"), &y[0], &wanted, 2e-6),
+            );
+        }
+    }
+}
+
+/// Widths that no rotation could pair.
+#[test]
+fn odd_widths_need_no_rotation() {
+    for shape in unequal(2, 5, 1, [3, 7]).into_iter().chain(unequal(1, 11, 3, [5, 1])) {
+        let rows = shape.batch * shape.tokens;
+        let (qk, v) = (numbers(1, 2 * rows * shape.keys), numbers(2, rows * shape.channels));
+        let wanted = naive(&wide(&qk), &wide(&v), shape, None);
         everywhere(
             |isa| {
                 let mut y = unwritten(v.len());
-                let [rows, columns] = rows_and_columns(shape.tokens, shape.channels);
-                forward(isa, &qk, &v, shape, &Rotations::new(&rows, &columns, shape.channels), &mut y);
+                forward(isa, &qk, &v, shape, None, &mut y);
                 vec![y]
             },
             |isa, y| assert_close(format!("{isa} {shape:?}"), &y[0], &wanted, 2e-6),
@@ -99,19 +147,24 @@ fn forward_is_the_quadratic_form() {
 
 #[test]
 fn backward_is_the_difference_quotient() {
-    for shape in [shape(1, 2, 1, 4), shape(2, 5, 2, 6), shape(1, 9, 4, 3), shape(1, 4, 1, 24), shape(1, 3, 2, 32)] {
+    let equal = [shape(1, 2, 1, 4), shape(2, 5, 2, 6), shape(1, 9, 4, 3), shape(1, 4, 1, 24), shape(1, 3, 2, 32)];
+    let unequal = [unequal(1, 4, 1, [4, 12]), unequal(2, 3, 2, [6, 4])];
+    for shape in equal.into_iter().chain(unequal.into_iter().flatten()) {
         let (qk, v, rotation) = operands(shape);
         let dy = numbers(3, v.len());
-        let (qk64, v64, rotation64) = (wide(&qk), wide(&v), wide(&rotation));
-        let dqk = gradient(&qk, &dy, |qk| naive(qk, &v64, shape, &rotation64));
-        let dv = gradient(&v, &dy, |v| naive(&qk64, v, shape, &rotation64));
-        everywhere(
-            |isa| gradients(isa, &qk, &v, shape, &rotation, &dy),
-            |isa, got| {
-                assert_close(format!("{isa} {shape:?} dqk"), &got[0], &dqk, 1e-5);
-                assert_close(format!("{isa} {shape:?} dv"), &got[1], &dv, 1e-5);
-            },
-        );
+        for rotation in [Some(&*rotation), None] {
+            let (qk64, v64, rotation64) = (wide(&qk), wide(&v), rotation.map(wide));
+            let dqk = gradient(&qk, &dy, |qk| naive(qk, &v64, shape, rotation64.as_deref()));
+            let dv = gradient(&v, &dy, |v| naive(&qk64, v, shape, rotation64.as_deref()));
+            let turns = if rotation.is_some() { "turned" } else { "as they are" };
+            everywhere(
+                |isa| gradients(isa, &qk, &v, shape, rotation, &dy),
+                |isa, got| {
+                    assert_close(format!("{isa} {shape:?} {turns} dqk"), &got[0], &dqk, 1e-5);
+                    assert_close(format!("{isa} {shape:?} {turns} dv"), &got[1], &dv, 1e-5);
+                },
+            );
+        }
     }
 }
 
@@ -122,10 +175,10 @@ fn backward_holds_over_several_chunks() {
     let (qk, v, rotation) = operands(shape);
     let dy = numbers(3, v.len());
     let inner = |a: &[f64], b: &[f32]| a.iter().zip(b).map(|(a, &b)| a * f64::from(b)).sum::<f64>();
-    let loss = |qk: &[f64]| inner(&naive(qk, &wide(&v), shape, &wide(&rotation)), &dy);
+    let loss = |qk: &[f64]| inner(&naive(qk, &wide(&v), shape, Some(&wide(&rotation))), &dy);
     let wanted = loss(&wide(&qk));
     everywhere(
-        |isa| gradients(isa, &qk, &v, shape, &rotation, &dy),
+        |isa| gradients(isa, &qk, &v, shape, Some(&rotation), &dy),
         |isa, got| {
             let along_v = inner(&wide(&got[1]), &v);
             assert!((along_v - wanted).abs() < 1e-5 * wanted.abs(), "{isa}: {along_v} is not {wanted}");
@@ -139,7 +192,7 @@ fn backward_holds_over_several_chunks() {
     );
 }
 
-fn gradients(isa: Isa, qk: &[f32], v: &[f32], shape: Attention, rotation: &[f32], dy: &[f32]) -> Vec<Vec<f32>> {
+fn gradients(isa: Isa, qk: &[f32], v: &[f32], shape: Attention, rotation: Option<&[f32]>, dy: &[f32]) -> Vec<Vec<f32>> {
     let (mut dqk, mut dv) = (unwritten(qk.len()), unwritten(v.len()));
     backward(isa, qk, v, shape, rotation, dy, Gradients { qk: &mut dqk, v: &mut dv });
     vec![dqk, dv]

@@ -8,6 +8,7 @@
 mod array;
 mod attention;
 mod convolution;
+mod grid;
 mod norm;
 mod real;
 mod recurrence;
@@ -20,8 +21,8 @@ pub use real::Real;
 pub use recurrence::{RecurrenceGradients, recurrence_gradients};
 
 use crate::{
-    Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Executor, LinearWanted, Mode, NormWanted,
-    Numeric, RecurrenceOn, Result, Source, Wanted, Window, shape,
+    Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Executor, LinearAttention, LinearWanted,
+    Mode, NormWanted, Numeric, RecurrenceOn, Result, Source, Wanted, Window, shape,
 };
 
 /// The reference executor over `f32` or `f64`.
@@ -89,6 +90,20 @@ pub struct BatchNorm<T> {
     eps: T,
 }
 
+/// A raw parameter.
+#[derive(Debug)]
+pub struct Table<T> {
+    values: Vec<T>,
+    shape: Vec<usize>,
+}
+
+/// A table of one axis.
+impl<T> From<Vec<T>> for Table<T> {
+    fn from(values: Vec<T>) -> Self {
+        Self { shape: vec![values.len()], values }
+    }
+}
+
 fn fetch<T: Real>(source: &dyn Source, wanted: &Wanted) -> Result<Vec<T>> {
     Ok(source.fetch(wanted)?.into_f64().iter().map(|&x| T::of(x)).collect())
 }
@@ -107,6 +122,14 @@ fn activated<T: Real>(x: T, activation: Activation) -> T {
         }
         Activation::Silu => x / (one + (-x).exp()),
         Activation::Gelu => T::of(0.5) * x * (one + (x * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf()),
+        // Above zero by its own reflection, so that nothing overflows. Not `max`, which would hide a NaN.
+        Activation::Softplus => {
+            if x > T::zero() {
+                x + (-x).exp().ln_1p()
+            } else {
+                x.exp().ln_1p()
+            }
+        }
     }
 }
 
@@ -116,7 +139,7 @@ impl<T: Real> Executor for Reference<T> {
     type Conv = Conv<T>;
     type Norm = Norm<T>;
     type BatchNorm = BatchNorm<T>;
-    type Parameter = Vec<T>;
+    type Parameter = Table<T>;
 
     fn prepare_linear(&mut self, wanted: LinearWanted, source: &dyn Source) -> Result<Linear<T>> {
         Ok(Linear {
@@ -155,8 +178,8 @@ impl<T: Real> Executor for Reference<T> {
         })
     }
 
-    fn prepare_parameter(&mut self, wanted: Wanted, source: &dyn Source) -> Result<Vec<T>> {
-        fetch(source, &wanted)
+    fn prepare_parameter(&mut self, wanted: Wanted, source: &dyn Source) -> Result<Table<T>> {
+        Ok(Table { values: fetch(source, &wanted)?, shape: wanted.shape })
     }
 
     fn linear(&self, x: &Array<T>, p: &Linear<T>, then: Activation) -> Result<Array<T>> {
@@ -204,8 +227,8 @@ impl<T: Real> Executor for Reference<T> {
         Ok(x.map(|v| activated(v, then)))
     }
 
-    fn linear_attention(&self, qk: &Array<T>, v: &Array<T>, heads: usize) -> Result<Array<T>> {
-        attention::linear_attention(qk, v, heads)
+    fn linear_attention(&self, qk: &Array<T>, v: &Array<T>, form: LinearAttention) -> Result<Array<T>> {
+        attention::linear_attention(qk, v, form)
     }
 
     fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Array<T>, Array<T>)> {
@@ -234,12 +257,21 @@ impl<T: Real> Executor for Reference<T> {
         Ok(Array { dims: a.dims.with_channels(a.dims.channels + b.dims.channels), values })
     }
 
-    fn scale(&self, mut x: Array<T>, factors: &Vec<T>) -> Result<Array<T>> {
+    fn scale(&self, mut x: Array<T>, factors: &Table<T>) -> Result<Array<T>> {
+        let factors = &factors.values;
         shape::channels("scale", factors.len(), x.dims.channels)?;
         for token in x.values.chunks_exact_mut(factors.len()) {
             token.iter_mut().zip(factors).for_each(|(v, &f)| *v = *v * f);
         }
         Ok(x)
+    }
+
+    fn add_positions(&self, x: Array<T>, table: &Table<T>) -> Result<Array<T>> {
+        grid::add_positions(x, table)
+    }
+
+    fn patches(&self, x: Array<T>) -> Result<Array<T>> {
+        grid::patches(&x)
     }
 
     fn drop_path(&self, mut x: Array<T>, drop: DropPath) -> Result<Array<T>> {
@@ -264,17 +296,7 @@ impl<T: Real> Executor for Reference<T> {
     }
 
     fn pad_to_multiple(&self, x: Array<T>, multiple: usize) -> Result<Array<T>> {
-        shape::multiple(multiple)?;
-        let padded = |n: usize| n.div_ceil(multiple) * multiple;
-        let mut out = Array::zeros(Dims { height: padded(x.dims.height), width: padded(x.dims.width), ..x.dims });
-        for b in 0..x.dims.batch {
-            for h in 0..x.dims.height {
-                for w in 0..x.dims.width {
-                    out.token_mut(b, h, w).copy_from_slice(x.token(b, h, w));
-                }
-            }
-        }
-        Ok(out)
+        grid::pad_to_multiple(&x, multiple)
     }
 }
 

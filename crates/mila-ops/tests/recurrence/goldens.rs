@@ -1,7 +1,7 @@
 //! Numbers that an independent computation gave, in seven digits.
 
 use mila_ops::recurrence::{Course, Decay, Delta, Gate, InputGate, NonCausal, Normaliser, Part, Sequence, recurrent};
-use mila_ops::reference::{Array, Reference, recurrence_gradients};
+use mila_ops::reference::{Array, Reference, Table, recurrence_gradients};
 use mila_ops::{Dims, Executor, Recurrence, RecurrenceOn, ScanOrder};
 
 use crate::golden;
@@ -165,7 +165,7 @@ fn factored_gates_and_their_gradients() {
 
     // The operator, whose gradients are those of what stands before the softplus and the exponential.
     let (q, k, v, raw) = (row(golden().q, 2), row(golden().k, 2), row(golden().u, 2), row(raw(), 2));
-    let a_log = [0.0, 2.0_f64.ln(), 0.0, 2.0_f64.ln()].to_vec();
+    let a_log = Table::from(vec![0.0, 2.0_f64.ln(), 0.0, 2.0_f64.ln()]);
     let delta = Delta { raw: (&raw).into(), bias: None };
     let r: RecurrenceOn<'_, Reference<f64>> = Recurrence {
         gate: Gate::Factored { delta, a_log: (&a_log).into() },

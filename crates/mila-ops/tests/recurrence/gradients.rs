@@ -2,7 +2,7 @@
 
 use mila_ops::Dims;
 use mila_ops::random::Stream;
-use mila_ops::reference::{Array, recurrence_gradients};
+use mila_ops::reference::{Array, Table, recurrence_gradients};
 use mila_parity::{Operands, RecurrenceCase, StartKind};
 
 use crate::run;
@@ -30,7 +30,7 @@ fn check(case: &RecurrenceCase, dims: Dims) {
     let start = Array::new(state_dims, operands.start.clone());
     let [output, state] =
         [(output_dims, &weights[0]), (state_dims, &weights[1])].map(|(d, w)| Array::new(d, w.clone()));
-    let parameters = operands.parameters.clone();
+    let parameters = Table::from(operands.parameters.clone());
     let found = recurrence_gradients(&case.recurrence(&map, &parameters, &start), &output, &state).unwrap();
     let found = case.packed(&found);
     if case.start == StartKind::Zeros {

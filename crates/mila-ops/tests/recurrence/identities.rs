@@ -1,7 +1,7 @@
 //! What must hold for any numbers: identities of the recurrence and of the MILA paper.
 
 use mila_ops::recurrence::{Course, NonCausal, Normaliser, Path, StateAt};
-use mila_ops::reference::Array;
+use mila_ops::reference::{Array, Table};
 use mila_ops::{Dims, ScanOrder};
 use mila_parity::{GateKind, InputKind, Operands, ReadKind, RecurrenceCase, ShortcutKind, StartKind};
 
@@ -214,7 +214,8 @@ fn step_sizes_stay_finite_in_both_tails() {
         operands.parameters[..6].fill(bias);
         let map = Array::new(dims.with_channels(case.channels()), operands.map.clone());
         let start = Array::new(case.state_dims(1), operands.start.clone());
-        let r = case.recurrence(&map, &operands.parameters, &start);
+        let parameters = Table::from(operands.parameters.clone());
+        let r = case.recurrence(&map, &parameters, &start);
         let (y, state) = run(&case, dims, &operands).unwrap();
         let g = mila_ops::reference::recurrence_gradients(&r, &y, &state).unwrap();
         let all = case.packed(&g).into_iter().chain([y.values, state.values]).flatten();

@@ -8,7 +8,7 @@ mod orders;
 mod refusals;
 
 use mila_ops::recurrence::{Decay, Sequence};
-use mila_ops::reference::{Array, Reference};
+use mila_ops::reference::{Array, Reference, Table};
 use mila_ops::{Dims, Executor, Result};
 use mila_parity::{Operands, RecurrenceCase};
 
@@ -16,7 +16,8 @@ use mila_parity::{Operands, RecurrenceCase};
 fn run(case: &RecurrenceCase, dims: Dims, operands: &Operands) -> Result<(Array<f64>, Array<f64>)> {
     let map = Array::new(dims.with_channels(case.channels()), operands.map.clone());
     let start = Array::new(case.state_dims(dims.batch), operands.start.clone());
-    Reference::<f64>::eval().recurrence(&case.recurrence(&map, &operands.parameters, &start))
+    let parameters = Table::from(operands.parameters.clone());
+    Reference::<f64>::eval().recurrence(&case.recurrence(&map, &parameters, &start))
 }
 
 /// Panics unless `found` is `wanted` within `tolerance` of the largest of `wanted`.

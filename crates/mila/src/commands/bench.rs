@@ -267,17 +267,8 @@ fn peak_rss_mb() -> Option<f64> {
 /// A check that fails once Ctrl-C was pressed.
 #[cfg(feature = "train")]
 fn until_interrupted() -> Result<impl Fn() -> Result<(), Failure>, Failure> {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    let handler = move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    };
-    ctrlc::set_handler(handler).map_err(|e| Failure::run(format_args!("cannot listen for Ctrl-C: {e}")))?;
-    Ok(move || match interrupted.load(Ordering::SeqCst) {
+    let interrupt = crate::interrupt::Interrupt::listen()?;
+    Ok(move || match interrupt.pressed() {
         true => Err(Failure::interrupted("interrupted")),
         false => Ok(()),
     })

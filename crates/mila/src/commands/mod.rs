@@ -12,4 +12,6 @@ pub(crate) mod models;
 pub(crate) mod predict;
 pub(crate) mod run;
 #[cfg(feature = "train")]
+pub(crate) mod study;
+#[cfg(feature = "train")]
 pub(crate) mod train;

@@ -29,6 +29,7 @@ fn count(preset: &'static Preset, args: &Models) -> Result<Counted, Failure> {
     let trace = Trace::of(preset, Task::Classify { classes })?;
     let (height, width) = args.size.unwrap_or((preset.preprocessing.size, preset.preprocessing.size));
     let sizes = Sizes { batch: 1, height, width };
+    trace.fits(sizes)?;
     let cost = trace.cost(sizes);
     Ok(Counted { preset, classes, sizes, trace, cost })
 }
@@ -45,7 +46,9 @@ fn summary(c: &Counted) -> serde_json::Value {
         "macs_with_norms": c.cost.macs_with_norms,
         "macs_with_scan": c.cost.macs_with_scan,
         "activation_bytes": c.cost.activation_bytes,
-        "published": c.preset.published.map(|p| json!({ "params": p.parameters, "macs": p.macs, "top1": p.top1 })),
+        "published": c.preset.published.map(|p| {
+            json!({ "params": p.parameters, "macs": p.macs, "images_per_s": p.images_per_s, "top1": p.top1 })
+        }),
     })
 }
 
@@ -54,14 +57,15 @@ fn all(args: &Models, terminal: &Terminal) -> Result<(), Failure> {
     if args.json {
         return terminal.result(serde_json::Value::Array(counted.iter().map(summary).collect()));
     }
+    let width = counted.iter().map(|c| c.preset.name.len()).max().unwrap_or(0).max(12);
     terminal.result(format_args!(
-        "{:<12} {:>12} {:>9} {:>9}  {:<16} {}",
+        "{:<width$} {:>12} {:>9} {:>9}  {:<16} {}",
         "name", "parameters", "MACs", "input", "paper", "about"
     ))?;
     for c in &counted {
         let input = format!("{}x{}", c.sizes.height, c.sizes.width);
         terminal.result(format_args!(
-            "{:<12} {:>12} {:>9} {:>9}  {:<16} {}",
+            "{:<width$} {:>12} {:>9} {:>9}  {:<16} {}",
             c.preset.name,
             grouped(c.trace.parameters() as u64),
             short(c.cost.macs),
@@ -98,8 +102,12 @@ fn one(preset: &'static Preset, args: &Models, terminal: &Terminal) -> Result<()
     }
     if let Some(p) = preset.published {
         terminal.result(format_args!(
-            "{:<15} {} parameters, {} MACs, {} % top-1",
-            "published", p.parameters, p.macs, p.top1
+            "{:<15} {} parameters, {} MACs, {} % top-1{}",
+            "published",
+            p.parameters,
+            p.macs,
+            p.top1,
+            p.images_per_s.map_or_else(String::new, |n| format!(", {n} images/s on a machine that is not stated"))
         ))?;
     }
     let width = layers.iter().map(|l| l.name.len()).max().unwrap_or(5);

@@ -1,8 +1,6 @@
 //! `mila train`: a run on a folder of class folders.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
 use mila::burn::Form;
@@ -14,6 +12,7 @@ use serde_json::json;
 use crate::cli::{Machine, Train};
 use crate::commands::doctor;
 use crate::failure::Failure;
+use crate::interrupt::Interrupt;
 use crate::terminal::Terminal;
 
 pub(crate) fn run(args: Train, machine: &Machine, terminal: &Terminal) -> Result<(), Failure> {
@@ -124,14 +123,7 @@ pub(crate) fn environment(machine: &Machine) -> serde_json::Value {
 
 /// Trains with a bar on a terminal and lines elsewhere; Ctrl-C saves and stops after the running batch.
 pub(crate) fn train(run: Run, terminal: &Terminal) -> Result<(Outcome, PathBuf), Failure> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    let handler = move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    };
-    ctrlc::set_handler(handler).map_err(|e| Failure::run(format_args!("cannot listen for Ctrl-C: {e}")))?;
+    let interrupt = Interrupt::listen()?;
     let directory = run.directory().clone();
     let validates = run.validates();
     if let Some(bytes) = run.cache_refused() {
@@ -148,7 +140,7 @@ pub(crate) fn train(run: Run, terminal: &Terminal) -> Result<(Outcome, PathBuf),
     let bar = terminal.bar(steps, "steps");
     bar.set_position(done);
     bar.reset_eta();
-    let mut watcher = Watcher { bar, terminal, interrupted, images: 0, since: std::time::Instant::now() };
+    let mut watcher = Watcher { bar, terminal, interrupt, images: 0, since: std::time::Instant::now() };
     let outcome = run.train(&mut watcher);
     watcher.bar.finish_and_clear();
     let outcome = outcome?;
@@ -184,7 +176,7 @@ pub(crate) fn train(run: Run, terminal: &Terminal) -> Result<(Outcome, PathBuf),
 struct Watcher<'a> {
     bar: ProgressBar,
     terminal: &'a Terminal,
-    interrupted: Arc<AtomicBool>,
+    interrupt: Interrupt,
     images: usize,
     since: std::time::Instant,
 }
@@ -211,6 +203,6 @@ impl Observer for Watcher<'_> {
     }
 
     fn stop(&mut self) -> bool {
-        self.interrupted.load(Ordering::SeqCst)
+        self.interrupt.pressed()
     }
 }

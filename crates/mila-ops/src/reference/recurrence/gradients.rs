@@ -1,7 +1,7 @@
 //! The gradients of a recurrence for its operands.
 
 use super::image::{Image, join, normaliser_of, split};
-use super::{Array, Checked, Course, Gate, Part, Real, Shortcut, Start, Steps, sigmoid};
+use super::{Array, Checked, Course, Gate, Part, Real, Shortcut, Start, Steps, Table, sigmoid};
 use crate::Dims;
 use crate::recurrence::{Decay, Delta, Gradients, InputGate, Read, Sequence, all_tokens, recurrent};
 
@@ -42,8 +42,8 @@ impl<T: Real> RecurrenceGradients<T> {
         let empty = || Array::zeros(dims.with_channels(0));
         let map =
             |part: &Part<'_, Array<T>>| Array::zeros(dims.with_channels(part.range(part.whole().dims.channels).len()));
-        let values = |part: &Part<'_, Vec<T>>| vec![T::zero(); part.range(part.whole().len()).len()];
-        let steps = |delta: &Delta<Part<'_, Array<T>>, Part<'_, Vec<T>>>| {
+        let values = |part: &Part<'_, Table<T>>| vec![T::zero(); part.range(part.whole().values.len()).len()];
+        let steps = |delta: &Delta<Part<'_, Array<T>>, Part<'_, Table<T>>>| {
             (map(&delta.raw), delta.bias.as_ref().map(values).unwrap_or_default())
         };
         let (gate, gate_bias) = match &r.gate {

@@ -1,6 +1,6 @@
 //! The operands of one image along the steps, and what is computed of them.
 
-use super::{Array, Checked, Course, Gate, Normaliser, Part, Shortcut, Start, gathered, parameter, softplus};
+use super::{Array, Checked, Course, Gate, Normaliser, Part, Shortcut, Start, Table, gathered, parameter, softplus};
 use crate::recurrence::{Decay, Delta, InputGate, NonCausal, Read, RecurrenceSizes, Sequence, all_tokens, recurrent};
 use crate::reference::Real;
 
@@ -34,7 +34,7 @@ impl<T: Real> Image<T> {
     pub(super) fn new(checked: &Checked<'_, T>, b: usize) -> Self {
         let (r, sizes, steps) = (checked.r, checked.sizes, &checked.steps);
         let map = |part: &Part<'_, Array<T>>| gathered(part, b, steps);
-        let before_softplus = |delta: &Delta<Part<'_, Array<T>>, Part<'_, Vec<T>>>| {
+        let before_softplus = |delta: &Delta<Part<'_, Array<T>>, Part<'_, Table<T>>>| {
             let mut raw = map(&delta.raw);
             if let Some(bias) = delta.bias.as_ref().map(parameter) {
                 raw.chunks_exact_mut(bias.len())

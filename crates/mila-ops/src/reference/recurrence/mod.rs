@@ -6,7 +6,7 @@ mod image;
 pub use gradients::RecurrenceGradients;
 use image::Image;
 
-use super::{Array, Real, Reference};
+use super::{Array, Real, Reference, Table};
 use crate::recurrence::{Course, Gate, Normaliser, Part, RecurrenceSizes, Shortcut, Start, Steps};
 use crate::{Dims, RecurrenceOn, Result, recurrence};
 
@@ -23,7 +23,7 @@ struct Checked<'a, T: Real> {
 
 impl<'a, T: Real> Checked<'a, T> {
     fn new(r: &'a RecurrenceOn<'a, Reference<T>>) -> Result<Self> {
-        let resolved = recurrence::resolve::<Reference<T>>(r, |map| map.dims, Vec::len)?;
+        let resolved = recurrence::resolve::<Reference<T>>(r, |map| map.dims, |table| table.values.len())?;
         if let Gate::Scalar(log) | Gate::Keys(log) | Gate::Values(log) = &r.gate {
             let range = log.range(log.whole().dims.channels);
             let logs = log.whole().tokens().flat_map(|token| &token[range.clone()]);
@@ -95,8 +95,9 @@ fn gathered<T: Real>(part: &Part<'_, Array<T>>, b: usize, steps: &Steps) -> Vec<
     rows
 }
 
-fn parameter<T: Real>(part: &Part<'_, Vec<T>>) -> Vec<T> {
-    part.whole()[part.range(part.whole().len())].to_vec()
+fn parameter<T: Real>(part: &Part<'_, Table<T>>) -> Vec<T> {
+    let values = &part.whole().values;
+    values[part.range(values.len())].to_vec()
 }
 
 /// `ln(1 + eˣ)`, exact in both tails.

@@ -1,0 +1,227 @@
+//! A picture of signed bars, as SVG and as PNG: values with their errors, beside others of the same things.
+
+use std::fmt::Write;
+use std::io::Cursor;
+
+use image::{ImageFormat, Rgb, RgbImage};
+
+use crate::pixel_font::{HEIGHT, draw_text, fill, text_width};
+
+/// One thing that is compared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bar {
+    /// Its name.
+    pub label: String,
+    /// How long its bar is; none where it is not known yet.
+    pub value: Option<f64>,
+    /// Drawn as a line to both sides of the bar's end.
+    pub error: Option<f64>,
+    /// The same of another source, as a second bar.
+    pub other: Option<f64>,
+}
+
+/// Bars below each other, with a common zero.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chart {
+    /// Above everything.
+    pub title: String,
+    /// What the two bars of each thing are.
+    pub names: [String; 2],
+    /// From above to below.
+    pub bars: Vec<Bar>,
+}
+
+const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
+const INK: Rgb<u8> = Rgb([40, 44, 52]);
+const GREY: Rgb<u8> = Rgb([208, 210, 214]);
+const OWN: Rgb<u8> = Rgb([45, 108, 180]);
+const OTHER: Rgb<u8> = Rgb([222, 165, 120]);
+
+/// Pixels of the whole picture, of the names on its left, and of the numbers on its right.
+const WIDTH: u32 = 900;
+const NAMES: u32 = 270;
+const NUMBERS: u32 = 90;
+const MARGIN: u32 = 20;
+/// Pixels of title and legend, and of a pair of bars.
+const HEAD: u32 = 84;
+const PAIR: u32 = 40;
+const BAR: u32 = 14;
+/// Enlargement of the bitmap font; the letters of the SVG are as high.
+const SCALE: u32 = 2;
+
+/// What both forms are made of: rectangles and text.
+enum Shape {
+    Rectangle {
+        x: u32,
+        y: u32,
+        width: u32,
+        height: u32,
+        colour: Rgb<u8>,
+    },
+    /// Its left upper corner.
+    Text {
+        x: u32,
+        y: u32,
+        text: String,
+    },
+}
+
+/// The chart as SVG.
+pub fn to_svg(chart: &Chart) -> String {
+    let height = height(chart);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" \
+         font-size=\"18\">\n<rect width=\"100%\" height=\"100%\" fill=\"{}\"/>\n",
+        hex(PAPER)
+    );
+    for shape in shapes(chart) {
+        let _ = match shape {
+            Shape::Rectangle { x, y, width, height, colour } => writeln!(
+                svg,
+                "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{}\"/>",
+                hex(colour)
+            ),
+            Shape::Text { x, y, text } => {
+                let text = text.replace('&', "&amp;").replace('<', "&lt;");
+                writeln!(svg, "<text x=\"{x}\" y=\"{}\" fill=\"{}\">{text}</text>", y + SCALE * HEIGHT, hex(INK))
+            }
+        };
+    }
+    svg + "</svg>\n"
+}
+
+/// The chart as a PNG file.
+pub fn to_png(chart: &Chart) -> Vec<u8> {
+    let mut canvas = RgbImage::from_pixel(WIDTH, height(chart), PAPER);
+    for shape in shapes(chart) {
+        match shape {
+            Shape::Rectangle { x, y, width, height, colour } => fill(&mut canvas, (x, y), (width, height), colour),
+            Shape::Text { x, y, text } => draw_text(&mut canvas, x, y, SCALE, INK, &text),
+        }
+    }
+    let mut png = Cursor::new(Vec::new());
+    canvas.write_to(&mut png, ImageFormat::Png).expect("a chart has pixels, and writing to memory does not fail");
+    png.into_inner()
+}
+
+fn hex(Rgb([red, green, blue]): Rgb<u8>) -> String {
+    format!("#{red:02x}{green:02x}{blue:02x}")
+}
+
+fn height(chart: &Chart) -> u32 {
+    HEAD + PAIR * chart.bars.len() as u32 + MARGIN
+}
+
+/// Values to pixels across.
+struct Axis {
+    low: f64,
+    high: f64,
+}
+
+impl Axis {
+    /// Of all bars with their errors, zero included.
+    fn of(bars: &[Bar]) -> Self {
+        let ends = bars.iter().flat_map(|bar| {
+            let error = bar.error.unwrap_or(0.0);
+            let own = bar.value.map(|value| [value - error, value + error]);
+            own.into_iter().flatten().chain(bar.other)
+        });
+        let ends = ends.filter(|end| end.is_finite());
+        let (low, high) = ends.fold((0.0_f64, 0.0_f64), |(low, high), end| (low.min(end), high.max(end)));
+        // Nothing to show still needs a width.
+        Self { low, high: if high > low { high } else { low + 1.0 } }
+    }
+
+    fn at(&self, value: f64) -> u32 {
+        let room = f64::from(WIDTH - NAMES - NUMBERS - MARGIN);
+        NAMES + (room * ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0)).round() as u32
+    }
+}
+
+fn shapes(chart: &Chart) -> Vec<Shape> {
+    let axis = Axis::of(&chart.bars);
+    let zero = axis.at(0.0);
+    let text = |x: u32, y: u32, text: &str| Shape::Text { x, y, text: text.to_owned() };
+    let mut shapes = vec![text(MARGIN, MARGIN, &chart.title)];
+    let mut x = MARGIN;
+    for (name, colour) in chart.names.iter().zip([OWN, OTHER]) {
+        shapes.push(Shape::Rectangle { x, y: 52, width: BAR, height: BAR, colour });
+        shapes.push(text(x + BAR + 8, 52, name));
+        x += BAR + 32 + text_width(name, SCALE);
+    }
+    let line =
+        Shape::Rectangle { x: zero, y: HEAD - 4, width: 2, height: PAIR * chart.bars.len() as u32, colour: GREY };
+    shapes.push(line);
+    for (bar, y) in chart.bars.iter().zip((HEAD..).step_by(PAIR as usize)) {
+        shapes.push(text(MARGIN, y + 6, &bar.label));
+        for (value, offset, colour) in [(bar.value, 0, OWN), (bar.other, BAR + 2, OTHER)] {
+            let Some(end) = value.filter(|value| value.is_finite()).map(|value| axis.at(value)) else { continue };
+            let (x, width) = (end.min(zero), end.abs_diff(zero).max(1));
+            shapes.push(Shape::Rectangle { x, y: y + offset, width, height: BAR, colour });
+        }
+        if let Some((value, error)) = bar.value.zip(bar.error).filter(|(value, error)| (value + error).is_finite()) {
+            let [low, high] = [value - error, value + error].map(|end| axis.at(end));
+            shapes.push(Shape::Rectangle {
+                x: low,
+                y: y + BAR / 2 - 1,
+                width: (high - low).max(1),
+                height: 2,
+                colour: INK,
+            });
+        }
+        let number = bar.value.map_or("-".to_owned(), |value| format!("{value:+.2}"));
+        shapes.push(text(WIDTH - NUMBERS, y, &number));
+        if let Some(other) = bar.other {
+            shapes.push(text(WIDTH - NUMBERS, y + BAR + 4, &format!("{other:+.1}")));
+        }
+    }
+    shapes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart() -> Chart {
+        let bar = |label: &str, value, error, other| Bar { label: label.into(), value, error, other };
+        Chart {
+            title: "a < b & c".into(),
+            names: ["own".into(), "other".into()],
+            bars: vec![
+                bar("up", Some(2.0), Some(0.5), Some(1.0)),
+                bar("down", Some(-1.0), None, Some(-5.2)),
+                bar("unknown", None, None, None),
+                bar("broken", Some(f64::NAN), Some(1.0), None),
+            ],
+        }
+    }
+
+    #[test]
+    fn bars_begin_at_zero_and_end_at_their_values() {
+        let axis = Axis::of(&chart().bars);
+        assert_eq!((axis.low, axis.high), (-5.2, 2.5));
+        let colours = |wanted: Rgb<u8>| {
+            let of = |shape| match shape {
+                Shape::Rectangle { x, width, height, colour, .. } if colour == wanted => Some((x, width, height)),
+                _ => None,
+            };
+            shapes(&chart()).into_iter().filter_map(of).collect::<Vec<_>>()
+        };
+        let zero = axis.at(0.0);
+        // The first is that of the legend.
+        assert_eq!(colours(OWN)[1..], [(zero, axis.at(2.0) - zero, BAR), (axis.at(-1.0), zero - axis.at(-1.0), BAR)]);
+        assert_eq!(colours(OTHER)[2], (NAMES, zero - NAMES, BAR));
+        assert_eq!(colours(INK), [(axis.at(1.5), axis.at(2.5) - axis.at(1.5), 2)]);
+    }
+
+    #[test]
+    fn both_forms_show_the_same_bars() {
+        let svg = to_svg(&chart());
+        assert!(svg.contains("a &lt; b &amp; c") && svg.contains("+2.00") && svg.contains("-5.2"), "{svg}");
+        let picture = image::load_from_memory(&to_png(&chart())).expect("a PNG").into_rgb8();
+        assert_eq!(picture.dimensions(), (WIDTH, height(&chart())));
+        assert!(picture.pixels().any(|pixel| *pixel == OWN) && picture.pixels().any(|pixel| *pixel == OTHER));
+        let empty = Chart { bars: Vec::new(), ..chart() };
+        assert!(to_svg(&empty).ends_with("</svg>\n") && !to_png(&empty).is_empty());
+    }
+}
