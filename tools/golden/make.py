@@ -140,7 +140,9 @@ def main() -> None:
         write("mila_nano.safetensors", mila_nano())
         write("convnext_reduced.safetensors", families.convnext_reduced())
         write("mambaout_reduced.safetensors", families.mambaout_reduced())
+        write("vmamba_reduced.safetensors", families.vmamba_reduced())
         write("presets.safetensors", families.presets())
+        write("mamba_presets.safetensors", families.mamba_presets())
     write("gradients.safetensors", gradients())
     checkpoints.write_all(CRATES / "mila-weights" / "tests" / "pth")
     for path in sorted(GOLDEN.glob("*.safetensors")):

@@ -84,7 +84,9 @@ golden_files!(
     "mila_nano",
     "convnext_reduced",
     "mambaout_reduced",
+    "vmamba_reduced",
     "presets",
+    "mamba_presets",
     "gradients"
 );
 

@@ -16,7 +16,10 @@ pub use compare::{Tolerance, assert_close};
 pub use composites::composites;
 pub use formula::{Formula, formula, formula_input};
 pub use golden::{Case, Golden};
-pub use models::{CONVNEXT_REDUCED, MAMBAOUT_REDUCED, MILA_REDUCED, blocks, models, presets};
+pub use models::{
+    CONVNEXT_REDUCED, MAMBAOUT_REDUCED, MILA_REDUCED, VMAMBA_REDUCED, blocks, mamba_models, mamba_presets, models,
+    presets,
+};
 pub use operators::operators;
 pub use recurrence::{GateKind, InputKind, Operands, ReadKind, RecurrenceCase, ShortcutKind, StartKind};
 

@@ -1,6 +1,6 @@
 //! The block and whole models of reduced size against PyTorch: logits, each stage, each level of the pyramid.
 
-use mila_models::{Architecture, Output, Preset, Task, convnext, mambaout, mila};
+use mila_models::{Architecture, Output, Preset, Task, convnext, mambaout, mila, vmamba};
 use mila_ops::reference::Array;
 use mila_ops::{Builder, Dims, NoTap, Numeric, Result, Tap};
 
@@ -17,6 +17,10 @@ pub const CONVNEXT_REDUCED: convnext::Config =
 /// The reduced MambaOut of the goldens.
 pub const MAMBAOUT_REDUCED: mambaout::Config =
     mambaout::Config { channels: [16, 32, 40, 48], depths: [1, 2, 1, 1], drop_path: 0.0 };
+
+/// The reduced VMamba of the goldens.
+pub const VMAMBA_REDUCED: vmamba::Config =
+    vmamba::Config { channels: 16, depths: [1, 2, 1, 1], drop_path: 0.0, ..vmamba::Config::T };
 
 /// Runs the MILA block of the goldens.
 ///
@@ -46,20 +50,39 @@ pub fn models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
         ("convnext_reduced", Architecture::ConvNext(CONVNEXT_REDUCED), "stages"),
         ("mambaout_reduced", Architecture::MambaOut(MAMBAOUT_REDUCED), "stages"),
     ] {
-        let golden = Golden::open(file);
-        for case in &golden.cases {
-            let task = if case.op == "pyramid" { Task::Pyramid } else { Task::Classify { classes: 10 } };
-            let mut e = make();
-            let model = architecture.build(&mut Builder::new(&mut e, &Formula), task).expect("a model");
-            let e = e.evaluating();
-            let mut tap = Stages { e: &e, prefix: stages, golden: &golden, case, file, tolerance };
-            let image = image(&e, case);
-            match model.forward(&e, image, &mut tap).expect("a model's output") {
-                Output::Logits(logits) => compare(&tap, "logits", e.read(&logits).expect("logits")),
-                Output::Pyramid(maps) => {
-                    for (i, map) in maps.iter().enumerate() {
-                        compare(&tap, &format!("maps.{i}"), e.read(map).expect("a level"));
-                    }
+        stage_by_stage(file, architecture, stages, make, tolerance);
+    }
+}
+
+/// The same for the models that need a recurrence.
+///
+/// # Panics
+/// With the case that fails.
+pub fn mamba_models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
+    stage_by_stage("vmamba_reduced", Architecture::VMamba(VMAMBA_REDUCED), "layers", make, tolerance);
+}
+
+/// Runs a model of the goldens; `stages` is what the tap names of its stages begin with.
+fn stage_by_stage<E: Numeric + 'static>(
+    file: &'static str,
+    architecture: Architecture,
+    stages: &'static str,
+    make: Factory<E>,
+    tolerance: Tolerance,
+) {
+    let golden = Golden::open(file);
+    for case in &golden.cases {
+        let task = if case.op == "pyramid" { Task::Pyramid } else { Task::Classify { classes: 10 } };
+        let mut e = make();
+        let model = architecture.build(&mut Builder::new(&mut e, &Formula), task).expect("a model");
+        let e = e.evaluating();
+        let mut tap = Stages { e: &e, prefix: stages, golden: &golden, case, file, tolerance };
+        let image = image(&e, case);
+        match model.forward(&e, image, &mut tap).expect("a model's output") {
+            Output::Logits(logits) => compare(&tap, "logits", e.read(&logits).expect("logits")),
+            Output::Pyramid(maps) => {
+                for (i, map) in maps.iter().enumerate() {
+                    compare(&tap, &format!("maps.{i}"), e.read(map).expect("a level"));
                 }
             }
         }
@@ -71,7 +94,19 @@ pub fn models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
 /// # Panics
 /// With the model that differs.
 pub fn presets<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
-    let golden = Golden::open("presets");
+    logits_of("presets", make, tolerance);
+}
+
+/// Runs registered models of the Mamba families at their released sizes against `tools/golden/mamba.py`.
+///
+/// # Panics
+/// With the model that differs.
+pub fn mamba_presets<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
+    logits_of("mamba_presets", make, tolerance);
+}
+
+fn logits_of<E: Numeric + 'static>(file: &str, make: Factory<E>, tolerance: Tolerance) {
+    let golden = Golden::open(file);
     for case in &golden.cases {
         let preset = Preset::find(&case.name).expect("a registered name");
         let mut e = make();

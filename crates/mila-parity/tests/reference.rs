@@ -1,7 +1,7 @@
 //! The definition itself against PyTorch, in both of its precisions.
 
 use mila_ops::reference::Reference;
-use mila_parity::{Tolerance, blocks, composites, models, operators};
+use mila_parity::{Tolerance, blocks, composites, mamba_models, models, operators};
 
 #[test]
 fn operators_in_f64() {
@@ -31,6 +31,16 @@ fn models_in_f64() {
 #[test]
 fn models_in_f32() {
     models(&Reference::<f32>::eval, Tolerance::F32);
+}
+
+#[test]
+fn mamba_models_in_f64() {
+    mamba_models(&Reference::<f64>::eval, Tolerance::F64);
+}
+
+#[test]
+fn mamba_models_in_f32() {
+    mamba_models(&Reference::<f32>::eval, Tolerance::F32);
 }
 
 #[test]
