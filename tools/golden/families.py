@@ -1,5 +1,7 @@
-"""The families that the paper compares with, from timm itself: reduced models stage by stage, and the logits of every
-registered model at its released size."""
+"""The families that the paper compares with, from timm itself or from `mamba.py`: reduced models stage by stage, and the logits
+of registered models at their released sizes."""
+
+from collections.abc import Callable
 
 import timm
 import torch
@@ -7,6 +9,7 @@ from timm.models.convnext import ConvNeXt
 from timm.models.mambaout import MambaOut
 from torch import Tensor, nn
 
+import mamba
 from operators import Cases
 from values import fill, symmetric
 
@@ -19,6 +22,8 @@ PRESETS = (
     ("mambaout-s", "mambaout_small", 64, 96),
     ("mambaout-b", "mambaout_base", 64, 96),
 )
+# Registered names of models of our own, and the image.
+MAMBA_PRESETS = {"vmamba-t": (64, 96), "vmamba-t-s1l8": (64, 96)}
 
 
 def image(batch: int, height: int, width: int) -> Tensor:
@@ -66,3 +71,25 @@ def presets() -> Cases:
         scalars = {"batch": 1, "height": height, "width": width}
         cases.add(name, "classify", {}, {"logits": model(image(1, height, width))}, **scalars)
     return cases
+
+
+def mamba_presets() -> Cases:
+    """Models of our own under the names of the registry, of which the small ones stand for their family."""
+    cases = Cases()
+    for name, (height, width) in MAMBA_PRESETS.items():
+        logits, _ = fill(mamba.MODELS[name]()).eval()(image(1, height, width))
+        cases.add(name, "classify", {}, {"logits": logits}, batch=1, height=height, width=width)
+    return cases
+
+
+def with_stages(cases: Cases, make: Callable[[int, int], nn.Module], sizes: tuple[tuple[int, int, int], ...]) -> Cases:
+    """Models of our own that return logits and stages; `make` takes the height and width of the image."""
+    for size in sizes:
+        logits, stages = fill(make(*size[1:])).eval()(image(*size))
+        add_model_case(cases, "classify", size, {f"stages.{i}": x for i, x in enumerate(stages)} | {"logits": logits})
+    return cases
+
+
+def vmamba_reduced() -> Cases:
+    config = mamba.VMambaConfig(16, (1, 2, 1, 1), num_classes=10)
+    return with_stages(Cases(), lambda *_: mamba.VMamba(config), ((1, 64, 64), (2, 45, 70), (1, 7, 1)))

@@ -113,21 +113,6 @@ def mila_nano() -> Cases:
     return cases
 
 
-def convnext_reduced() -> Cases:
-    """timm's own model; stages.N is the output of its module of that name, so it includes the downsample before it."""
-    cases = Cases()
-    model = fill(ConvNeXt(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128), num_classes=10)).eval()
-    for size in ((1, 64, 64), (1, 96, 64), (1, 45, 70)):
-        x, outputs = model.stem(image(*size)), {}
-        for i, stage in enumerate(model.stages):
-            x = stage(x)
-            outputs[f"stages.{i}"] = channels_last(x)
-        outputs["logits"] = model.forward_head(model.norm_pre(x))
-        assert torch.equal(outputs["logits"], model(image(*size))), "stage by stage differs from timm's forward"
-        add_model_case(cases, "classify", size, outputs)
-    return cases
-
-
 def ablation_reduced() -> Cases:
     """Widths 16..64, depths 1,2,1, heads of 8 channels; the name of a case is that of its variant and its size."""
     cases = Cases()
@@ -185,9 +170,10 @@ def main() -> None:
         write("mila_nano.safetensors", mila_nano())
         write("convnext_reduced.safetensors", families.convnext_reduced())
         write("mambaout_reduced.safetensors", families.mambaout_reduced())
+        write("vmamba_reduced.safetensors", families.vmamba_reduced())
         write("presets.safetensors", families.presets())
-        write("convnext_reduced.safetensors", convnext_reduced())
         write("ablation_reduced.safetensors", ablation_reduced())
+        write("mamba_presets.safetensors", families.mamba_presets())
     write("gradients.safetensors", gradients())
     write("recurrence.safetensors", recurrence.all_cases())
     checkpoints.write_all(CRATES / "mila-weights" / "tests" / "pth")

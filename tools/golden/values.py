@@ -15,10 +15,15 @@ and is then, in f32, each operation rounded once in the order written (no fused 
     *.running_var               0.5 + u
     *.running_mean              0.2 * r
     *.bias                      0.2 * r
-    *.gamma, *.D                0.5 + (0.3 * r)
+    *.gamma                     0.5 + (0.3 * r)
     *.ape                       r
     1-D *.weight (norms)        1.0 + (0.3 * r)
     *.weight with >= 2 dims     r * sqrt(3.0 / fan_in), fan_in = product of shape[1:]
+    *_proj(s)_weight, 3 dims    r * sqrt(3.0 / fan_in), fan_in = shape[2]: the linear maps of several directions
+    *_projs_bias                0.2 * r
+    A_log, A_logs, A_b_log      0.5 * r
+    D, Ds, D_b                  1.0 + (0.3 * r)
+    cls_token, pos_embed        0.5 * r
     input                       2.0 * r
 
 Decimal constants are the nearest f32.
@@ -67,9 +72,15 @@ def parameter(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     kind = name.rsplit(".", 1)[-1].rsplit("/", 1)[-1]
     if kind == "running_var":
         value = f32(0.5) + u
-    elif kind in ("running_mean", "bias"):
+    elif kind in ("running_mean", "bias", "dt_projs_bias"):
         value = f32(0.2) * r
-    elif kind in ("gamma", "D"):
+    elif kind in ("A_log", "A_logs", "A_b_log", "cls_token", "pos_embed"):
+        value = f32(0.5) * r
+    elif kind in ("D", "Ds", "D_b"):
+        value = f32(1) + f32(0.3) * r
+    elif kind in ("x_proj_weight", "dt_projs_weight"):
+        value = r * np.sqrt(f32(3) / f32(shape[-1]))
+    elif kind == "gamma":
         value = f32(0.5) + f32(0.3) * r
     elif kind == "ape":
         value = r

@@ -103,6 +103,12 @@ impl Burn {
         self.leaves[handle.0].clone()
     }
 
+    /// Some of the values of a leaf.
+    fn part(&self, handle: Handle, values: &Range<usize>) -> Tensor<1> {
+        let leaf = self.leaf(handle);
+        if *values == (0..leaf.dims()[0]) { leaf } else { leaf.narrow(0, values.start, values.len()) }
+    }
+
     fn optional(&self, handle: Option<Handle>) -> Option<Tensor<1>> {
         handle.map(|handle| self.leaf(handle))
     }
@@ -127,9 +133,11 @@ pub(crate) fn dims(x: &Tensor<4>) -> Dims {
 }
 
 /// Handles of a linear map.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Linear {
     weight: Handle,
+    /// Which of the weight's values.
+    values: Range<usize>,
     bias: Option<Handle>,
     inputs: usize,
     outputs: usize,
@@ -186,10 +194,10 @@ impl Executor for Burn {
     type Parameter = Parameter;
 
     fn prepare_linear(&mut self, wanted: LinearWanted, source: &dyn Source) -> Result<Linear> {
-        let (outputs, inputs) = (wanted.weight.shape[0], wanted.weight.shape[1]);
+        let (outputs, inputs, values) = (wanted.outputs(), wanted.inputs(), wanted.values());
         let weight = self.store.declare(wanted.weight, source)?;
         let bias = wanted.bias.map(|bias| self.store.declare(bias, source)).transpose()?;
-        Ok(Linear { weight, bias, inputs, outputs })
+        Ok(Linear { weight, values, bias, inputs, outputs })
     }
 
     fn prepare_conv(&mut self, wanted: ConvWanted, source: &dyn Source) -> Result<Conv> {
@@ -229,7 +237,7 @@ impl Executor for Burn {
 
     fn linear(&self, x: &Tensor<4>, p: &Linear, then: Activation) -> Result<Tensor<4>> {
         shape::channels("linear", p.inputs, x.dims()[3])?;
-        let (x, weight, bias) = (x.clone(), self.leaf(p.weight), self.optional(p.bias));
+        let (x, weight, bias) = (x.clone(), self.part(p.weight, &p.values), self.optional(p.bias));
         let y = match self.form {
             Form::Kernels(isa) => {
                 let operation = Operation::Linear { inputs: p.inputs, outputs: p.outputs };

@@ -41,8 +41,8 @@ pub struct Linear {
 
 impl Linear {
     pub(crate) fn load(isa: Isa, wanted: &LinearWanted, source: &dyn Source, precision: Precision) -> Result<Self> {
-        let (outputs, inputs) = (wanted.weight.shape[0], wanted.weight.shape[1]);
-        let weight = PackedMatrix::from_columns(isa, &source.fetch(&wanted.weight)?.into_f32(), outputs, inputs);
+        let values = source.fetch(&wanted.weight)?.into_f32();
+        let weight = PackedMatrix::from_columns(isa, &values[wanted.values()], wanted.outputs(), wanted.inputs());
         let weight = precision.of(weight);
         Ok(Self { weight, bias: wanted.bias.as_ref().map(|bias| fetch(source, bias)).transpose()? })
     }

@@ -89,10 +89,13 @@ impl Trace {
 
     /// How many trained values a node has.
     fn parameters_of(&self, node: &Node) -> usize {
+        let mut part = 0;
         let ids = match &node.operator {
-            Operator::Linear { weight, bias, .. } | Operator::Convolution { weight, bias, .. } => {
-                [Some(*weight), *bias]
+            Operator::Linear { weight, bias, .. } => {
+                part = weight.values.len();
+                [*bias, None]
             }
+            Operator::Convolution { weight, bias, .. } => [Some(*weight), *bias],
             Operator::BatchNorm { tensors, .. } => [Some(tensors[0]), Some(tensors[1])],
             Operator::LayerNorm { tensors, .. } => tensors.map(Some),
             Operator::Recurrence(recorded) => {
@@ -102,7 +105,7 @@ impl Trace {
             _ => [None, None],
         };
         let tensors = ids.into_iter().flatten().map(|id| &self.manifest()[id.0]);
-        tensors.filter(|t| t.kind == Kind::Parameter).map(mila_ops::Wanted::volume).sum()
+        part + tensors.filter(|t| t.kind == Kind::Parameter).map(mila_ops::Wanted::volume).sum::<usize>()
     }
 
     /// The largest sum of maps that are alive at once when nodes run in order and die after their last use.

@@ -1,6 +1,7 @@
 //! The executor that records.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -9,13 +10,14 @@ use mila_ops::{
     Normalisation, RecurrenceOn, Result, Source, Values, Wanted, Window, shape,
 };
 
-use crate::{Extent, Id, Node, Operator, Symbol, TensorId};
+use crate::{Extent, Id, Node, Operator, Symbol, TensorId, TensorPart};
 
 /// Records parameters while a model is built and operators while it runs.
 #[derive(Debug, Default)]
 pub struct Graph {
     nodes: RefCell<Vec<Node>>,
     manifest: Vec<Wanted>,
+    names: HashMap<String, TensorId>,
 }
 
 /// A map without values: where it comes from and its extent.
@@ -50,7 +52,7 @@ impl Source for NoValues {
 #[derive(Clone, Debug)]
 pub struct Linear {
     name: String,
-    weight: TensorId,
+    weight: TensorPart,
     bias: Option<TensorId>,
     inputs: usize,
     outputs: usize,
@@ -115,9 +117,15 @@ impl Graph {
         (self.nodes.into_inner(), self.manifest)
     }
 
+    /// The place of a tensor in the manifest, which lists one that several layers ask for once.
     fn declare(&mut self, wanted: Wanted) -> TensorId {
+        if let Some(&known) = self.names.get(&wanted.name) {
+            return known;
+        }
+        let id = TensorId(self.manifest.len());
+        self.names.insert(wanted.name.clone(), id);
         self.manifest.push(wanted);
-        TensorId(self.manifest.len() - 1)
+        id
     }
 
     pub(crate) fn record(
@@ -175,9 +183,9 @@ impl Executor for Graph {
     fn prepare_linear(&mut self, wanted: LinearWanted, _: &dyn Source) -> Result<Linear> {
         Ok(Linear {
             name: layer(&wanted.weight.name),
-            inputs: wanted.weight.shape[1],
-            outputs: wanted.weight.shape[0],
-            weight: self.declare(wanted.weight),
+            inputs: wanted.inputs(),
+            outputs: wanted.outputs(),
+            weight: TensorPart { values: wanted.values(), tensor: self.declare(wanted.weight) },
             bias: wanted.bias.map(|b| self.declare(b)),
         })
     }
@@ -221,7 +229,7 @@ impl Executor for Graph {
 
     fn linear(&self, x: &Shaped, p: &Linear, then: Activation) -> Result<Shaped> {
         shape::channels("linear", p.inputs, x.channels)?;
-        let operator = Operator::Linear { weight: p.weight, bias: p.bias, then };
+        let operator = Operator::Linear { weight: p.weight.clone(), bias: p.bias, then };
         let macs = (p.inputs * p.outputs) as u64;
         Ok(self.record(&p.name, operator, &[x], x.extents.clone(), p.outputs, macs))
     }

@@ -2,7 +2,7 @@
 
 use mila_ops::{Activation, LinearAttention, Window};
 
-use crate::{Extent, Recorded};
+use crate::{Extent, Recorded, TensorPart};
 
 /// A node of the graph: the map that its operator gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,8 +19,8 @@ pub enum Operator {
     Input,
     /// `activation(x W^T + b)`.
     Linear {
-        /// `[outputs, inputs]`.
-        weight: TensorId,
+        /// `[outputs, inputs]`: a tensor, or some of its rows.
+        weight: TensorPart,
         /// `[outputs]`.
         bias: Option<TensorId>,
         /// What follows.

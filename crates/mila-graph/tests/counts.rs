@@ -66,6 +66,38 @@ fn other_families() {
     }
 }
 
+/// Section 5 of the specification of the backbones: parameters, multiply-accumulates at 224, and those with the scans.
+#[test]
+fn mamba_families() {
+    for (name, parameters, macs, scans) in [
+        ("vmamba-t", 30_705_832, 4_716_208_128, 108_380_160),
+        ("vmamba-s", 50_147_752, 8_498_976_768, 168_591_360),
+        ("vmamba-b", 88_557_800, 15_069_880_320, 224_788_480),
+        ("vmamba-t-s1l8", 30_249_064, 4_812_621_312, 63_221_760),
+        ("vmamba-s-s1l20", 49_012_840, 8_469_548_544, 99_348_480),
+        ("vmamba-b-s1l20", 86_614_504, 15_030_642_688, 132_464_640),
+    ] {
+        let trace = trace(name, CLASSIFY);
+        let cost = trace.cost(Sizes::square(224));
+        assert_eq!((trace.parameters(), cost.macs, cost.macs_with_scan), (parameters, macs, macs + scans), "{name}");
+    }
+}
+
+/// Rates and shortcuts of the scans do not decay, nor do biases.
+#[test]
+fn exempt_parameters_of_the_mamba_families() {
+    let exempt = |name: &str| {
+        let last = name.rsplit('.').next().unwrap_or_default();
+        name.ends_with("bias") || matches!(last, "A_logs" | "Ds")
+    };
+    for name in ["vmamba-t", "vmamba-b-s1l20"] {
+        for wanted in trace(name, CLASSIFY).manifest() {
+            let decay = wanted.shape.len() > 1 && !exempt(&wanted.name);
+            assert_eq!(wanted.decay, decay, "{name}: {}", wanted.name);
+        }
+    }
+}
+
 #[test]
 fn macs_at_other_sizes() {
     let (tiny, base) = (trace("mila-t", CLASSIFY), trace("mila-b", CLASSIFY));

@@ -23,6 +23,8 @@ pub mod mila;
 mod model;
 mod pyramid;
 mod registry;
+mod selective_scan;
+pub mod vmamba;
 
 pub use model::{Model, Output, Task};
 pub use registry::{Architecture, Interpolation, Preprocessing, Preset, Published, Unknown};

@@ -2,7 +2,7 @@
 
 use mila_ops::{Builder, Executor, Result};
 
-/// `norm0`, `norm1`, ...; the maps of all stages for detection and segmentation.
+/// `norm0`, `norm1`, ..., or what a family calls them; the maps of all stages for detection and segmentation.
 pub(crate) struct Pyramid<E: Executor> {
     norms: Vec<E::Norm>,
 }
@@ -10,7 +10,12 @@ pub(crate) struct Pyramid<E: Executor> {
 impl<E: Executor> Pyramid<E> {
     /// Asks for `norm{i}.weight` and `norm{i}.bias` of each stage's channels.
     pub(crate) fn build(b: &mut Builder<E>, channels: &[usize], eps: f64) -> Result<Self> {
-        let norm = |(i, &c): (usize, &usize)| b.layer_norm(&format!("norm{i}"), c, eps);
+        Self::named(b, "norm", channels, eps)
+    }
+
+    /// Asks for `{name}{i}.weight` and `{name}{i}.bias` of each stage's channels.
+    pub(crate) fn named(b: &mut Builder<E>, name: &str, channels: &[usize], eps: f64) -> Result<Self> {
+        let norm = |(i, &c): (usize, &usize)| b.layer_norm(&format!("{name}{i}"), c, eps);
         Ok(Self { norms: channels.iter().enumerate().map(norm).collect::<Result<_>>()? })
     }
 

@@ -2,7 +2,7 @@
 
 use mila_ops::{Builder, Executor, Result, Source};
 
-use crate::{Model, Task, ablation, convnext, mambaout, mila};
+use crate::{Model, Task, ablation, convnext, mambaout, mila, vmamba};
 
 /// A family and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,6 +15,8 @@ pub enum Architecture {
     MambaOut(mambaout::Config),
     /// [`crate::ablation`].
     Ablation(ablation::Config),
+    /// [`crate::vmamba`].
+    VMamba(vmamba::Config),
 }
 
 /// How a picture is resized.
@@ -89,7 +91,8 @@ pub struct Preset {
 }
 
 /// The models of every family, in the order of `mila models`.
-const FAMILIES: &[&[Preset]] = &[mila::PRESETS, convnext::PRESETS, mambaout::PRESETS, ablation::PRESETS];
+const FAMILIES: &[&[Preset]] =
+    &[mila::PRESETS, convnext::PRESETS, mambaout::PRESETS, vmamba::PRESETS, ablation::PRESETS];
 
 /// A name that is not registered.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +157,7 @@ impl Architecture {
             Self::ConvNext(config) => Self::ConvNext(convnext::Config { drop_path, ..config }),
             Self::MambaOut(config) => Self::MambaOut(mambaout::Config { drop_path, ..config }),
             Self::Ablation(config) => Self::Ablation(ablation::Config { drop_path, ..config }),
+            Self::VMamba(config) => Self::VMamba(vmamba::Config { drop_path, ..config }),
         }
     }
 
@@ -164,6 +168,7 @@ impl Architecture {
             Self::ConvNext(config) => config.channels[3],
             Self::MambaOut(config) => config.channels[3],
             Self::Ablation(config) => config.channels << (config.depths.len() - 1),
+            Self::VMamba(config) => config.channels << 3,
         }
     }
 
@@ -177,6 +182,7 @@ impl Architecture {
             Self::ConvNext(config) => convnext::build(b, config, task),
             Self::MambaOut(config) => mambaout::build(b, config, task),
             Self::Ablation(config) => ablation::build(b, config, task),
+            Self::VMamba(config) => vmamba::build(b, config, task),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! How a model asks for its parameters: by name, layer by layer, in the order of the released checkpoints.
 
+use std::ops::Range;
+
 use crate::{
-    BatchNormWanted, ConvWanted, DropPath, Executor, Init, LinearWanted, NormWanted, Result, Source, Wanted, Window,
-    random,
+    BatchNormWanted, ConvWanted, DropPath, Error, Executor, Init, LinearWanted, NormWanted, Result, Source, Wanted,
+    Window, random,
 };
 
 /// Deviation of the truncated normal that linear weights start from (`trunc_normal_(std=.02)` upstream).
@@ -117,7 +119,21 @@ impl<'a, E: Executor> Builder<'a, E> {
     fn linear_with(&mut self, name: &str, inputs: usize, outputs: usize, bias: Option<Wanted>) -> Result<E::Linear> {
         let init = Init::TruncatedNormal { std: LINEAR_STD };
         let weight = self.parameter_wanted(&format!("{name}.weight"), &[outputs, inputs], init);
-        self.executor.prepare_linear(LinearWanted { weight, bias }, self.source)
+        self.executor.prepare_linear(LinearWanted::new(weight, bias), self.source)
+    }
+
+    /// A linear map without bias whose weight are the rows `rows` of the tensor `name`, `[.., inputs]`: several layers, or
+    /// several directions, that the checkpoints hold in one. All of them ask for the tensor alike.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`](crate::Error::Parameter) for rows that there are not; those of the source and of the executor.
+    pub fn linear_rows(&mut self, name: &str, shape: &[usize], rows: Range<usize>, init: Init) -> Result<E::Linear> {
+        let wanted = LinearWanted::new(self.parameter_wanted(name, shape, init), None);
+        if rows.start >= rows.end || rows.end > wanted.rows.end {
+            let problem = format!("expected some of its {} rows, found {rows:?}", wanted.rows.end);
+            return Err(Error::parameter(self.path(name), problem));
+        }
+        self.executor.prepare_linear(LinearWanted { rows, ..wanted }, self.source)
     }
 
     /// A convolution: `{name}.weight [outputs, inputs / groups, kernel, kernel]`, `{name}.bias`, and its norm.
@@ -171,11 +187,11 @@ impl<'a, E: Executor> Builder<'a, E> {
         self.executor.prepare_parameter(wanted, self.source)
     }
 
-    /// A tensor that belongs to no layer and is exempt from weight decay whatever its dimensions: absolute positions.
+    /// A tensor that belongs to no layer and is exempt from weight decay although it has several dimensions.
     ///
     /// # Errors
     /// Those of the source and of the executor.
-    pub fn exempt_parameter(&mut self, name: &str, shape: &[usize], init: Init) -> Result<E::Parameter> {
+    pub fn undecayed_parameter(&mut self, name: &str, shape: &[usize], init: Init) -> Result<E::Parameter> {
         let wanted = Wanted { decay: false, ..self.parameter_wanted(name, shape, init) };
         self.executor.prepare_parameter(wanted, self.source)
     }
@@ -196,5 +212,25 @@ impl<'a, E: Executor> Builder<'a, E> {
             eps: BATCH_NORM_EPS,
             name: path,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::{Array, Reference};
+    use crate::{Activation, Dims, Seeded};
+
+    #[test]
+    fn rows_of_one_tensor_are_maps_of_their_own() {
+        let (mut reference, source) = (Reference::<f64>::eval(), Seeded::new(1));
+        let mut b = Builder::new(&mut reference, &source);
+        let mut rows = |rows| b.linear_rows("weight", &[2, 3, 4], rows, Init::Uniform { bound: 1.0 });
+        let (all, part) = (rows(0..6).expect("all rows"), rows(2..4).expect("two rows"));
+        let error = rows(4..7).expect_err("a refusal").to_string();
+        assert_eq!(error, "parameter `weight`: expected some of its 6 rows, found 4..7");
+        let x = Array::new(Dims::new(1, 1, 2, 4), (0..8).map(f64::from).collect());
+        let [all, part] = [all, part].map(|p| reference.linear(&x, &p, Activation::None).expect("a map").values);
+        assert_eq!(part, [&all[2..4], &all[8..10]].concat());
     }
 }

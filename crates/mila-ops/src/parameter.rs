@@ -1,6 +1,7 @@
 //! What a model asks for, and where the values come from.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use half::{bf16, f16};
 
@@ -28,6 +29,16 @@ pub enum Init {
         /// Largest magnitude.
         bound: f32,
     },
+    /// Normal with mean 0, drawn again beyond two deviations, so scaled that the variance of what is left is `1 / fan_in`
+    /// (timm's `lecun_normal_`).
+    LecunNormal {
+        /// Values that each output sums up.
+        fan_in: usize,
+    },
+    /// `ln 1, ln 2, ln 3, ...` along the last extent: `A_log` of Mamba, whose states decay at rates 1 to N.
+    LogCount,
+    /// Such that `softplus` of it is log-uniform on `[0.001, 0.1]`: the bias of Mamba's step sizes.
+    StepSizeBias,
 }
 
 /// What a tensor of a checkpoint is.
@@ -141,13 +152,38 @@ pub trait Source {
     }
 }
 
-/// A linear map: weight `[outputs, inputs]`, bias `[outputs]`.
+/// A linear map, whose weight may be some of the rows of a tensor.
 #[derive(Clone, Debug)]
 pub struct LinearWanted {
-    /// `[outputs, inputs]`.
+    /// `[.., inputs]`: all extents but the last together are its rows.
     pub weight: Wanted,
+    /// Which rows of the weight the outputs are.
+    pub rows: Range<usize>,
     /// `[outputs]`.
     pub bias: Option<Wanted>,
+}
+
+impl LinearWanted {
+    /// The map with all rows of `weight`.
+    pub fn new(weight: Wanted, bias: Option<Wanted>) -> Self {
+        let (inputs, volume) = (weight.shape.last().copied().unwrap_or(1), weight.volume());
+        Self { rows: 0..volume / inputs.max(1), weight, bias }
+    }
+
+    /// Channels of the input map.
+    pub fn inputs(&self) -> usize {
+        self.weight.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Channels of the output map.
+    pub fn outputs(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Which of the weight's values, row-major, are those of the rows.
+    pub fn values(&self) -> Range<usize> {
+        self.rows.start * self.inputs()..self.rows.end * self.inputs()
+    }
 }
 
 /// A convolution, prepared whole so that an executor can fold the norm into it.

@@ -31,15 +31,18 @@ fn unit(name: &str, count: usize) -> impl Iterator<Item = f32> {
 /// For a name without a rule.
 pub fn formula(name: &str, shape: &[usize]) -> Result<Vec<f32>> {
     let symmetric = |u: f32| 2.0 * u - 1.0;
-    let fan_in: usize = shape.iter().skip(1).product();
-    let bound = (3.0 / fan_in as f32).sqrt();
+    let bound = |fan_in: usize| (3.0 / fan_in as f32).sqrt();
+    let (all, last) = (bound(shape.iter().skip(1).product()), bound(shape.last().copied().unwrap_or(1)));
     let rule: Box<dyn Fn(f32) -> f32> = match name.rsplit('.').next() {
         Some("running_var") => Box::new(|u| 0.5 + u),
-        Some("running_mean" | "bias") => Box::new(move |u| 0.2 * symmetric(u)),
-        Some("gamma" | "D") => Box::new(move |u| 0.5 + 0.3 * symmetric(u)),
         Some("ape") => Box::new(symmetric),
+        Some("running_mean" | "bias" | "dt_projs_bias") => Box::new(move |u| 0.2 * symmetric(u)),
+        Some("gamma") => Box::new(move |u| 0.5 + 0.3 * symmetric(u)),
         Some("weight") if shape.len() == 1 => Box::new(move |u| 1.0 + 0.3 * symmetric(u)),
-        Some("weight") => Box::new(move |u| symmetric(u) * bound),
+        Some("weight") => Box::new(move |u| symmetric(u) * all),
+        Some("x_proj_weight" | "dt_projs_weight") => Box::new(move |u| symmetric(u) * last),
+        Some("A_log" | "A_logs" | "A_b_log" | "cls_token" | "pos_embed") => Box::new(move |u| 0.5 * symmetric(u)),
+        Some("D" | "Ds" | "D_b") => Box::new(move |u| 1.0 + 0.3 * symmetric(u)),
         _ => return Err(Error::parameter(name, "no rule gives its value")),
     };
     Ok(unit(name, shape.iter().product()).map(rule).collect())

@@ -94,10 +94,12 @@ golden_files!(
     "mila_nano",
     "convnext_reduced",
     "mambaout_reduced",
+    "vmamba_reduced",
     "presets",
     "gradients",
     "recurrence",
-    "ablation_reduced"
+    "ablation_reduced",
+    "mamba_presets"
 );
 
 impl Golden {

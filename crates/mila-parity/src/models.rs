@@ -1,6 +1,6 @@
 //! The block and whole models of reduced size against PyTorch: logits, each stage, each level of the pyramid.
 
-use mila_models::{Architecture, Output, Preset, Task, ablation, convnext, mambaout, mila};
+use mila_models::{Architecture, Output, Preset, Task, ablation, convnext, mambaout, mila, vmamba};
 use mila_ops::reference::Array;
 use mila_ops::{Builder, Dims, NoTap, Numeric, Result, Tap};
 
@@ -17,6 +17,10 @@ pub const CONVNEXT_REDUCED: convnext::Config =
 /// The reduced MambaOut of the goldens.
 pub const MAMBAOUT_REDUCED: mambaout::Config =
     mambaout::Config { channels: [16, 32, 40, 48], depths: [1, 2, 1, 1], drop_path: 0.0 };
+
+/// The reduced VMamba of the goldens.
+pub const VMAMBA_REDUCED: vmamba::Config =
+    vmamba::Config { channels: 16, depths: [1, 2, 1, 1], drop_path: 0.0, ..vmamba::Config::T };
 
 /// Runs the MILA block of the goldens.
 ///
@@ -54,6 +58,17 @@ pub fn models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
     let (file, golden) = ("ablation_reduced", Golden::open("ablation_reduced"));
     for case in &golden.cases {
         model(make, tolerance, (file, &golden, case), ablation_reduced(&case.variant), "layers");
+    }
+}
+
+/// The same for the models that need a recurrence.
+///
+/// # Panics
+/// With the case that fails.
+pub fn mamba_models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
+    let (file, golden) = ("vmamba_reduced", Golden::open("vmamba_reduced"));
+    for case in &golden.cases {
+        model(make, tolerance, (file, &golden, case), Architecture::VMamba(VMAMBA_REDUCED), "layers");
     }
 }
 
@@ -97,7 +112,19 @@ fn model<E: Numeric + 'static>(
 /// # Panics
 /// With the model that differs.
 pub fn presets<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
-    let golden = Golden::open("presets");
+    logits_of("presets", make, tolerance);
+}
+
+/// Runs registered models of the Mamba families at their released sizes against `tools/golden/mamba.py`.
+///
+/// # Panics
+/// With the model that differs.
+pub fn mamba_presets<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
+    logits_of("mamba_presets", make, tolerance);
+}
+
+fn logits_of<E: Numeric + 'static>(file: &str, make: Factory<E>, tolerance: Tolerance) {
+    let golden = Golden::open(file);
     for case in &golden.cases {
         let preset = Preset::find(&case.name).expect("a registered name");
         let mut e = make();

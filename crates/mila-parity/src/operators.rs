@@ -42,7 +42,7 @@ fn run<E: Numeric + 'static>(
     let mut e = make();
     let y = match case.op.as_str() {
         "linear" => {
-            let p = e.prepare_linear(LinearWanted { weight: wanted("weight"), bias: optional("bias") }, golden)?;
+            let p = e.prepare_linear(LinearWanted::new(wanted("weight"), optional("bias")), golden)?;
             e = e.evaluating();
             e.linear(&input(&e, "x")?, &p, then)?
         }

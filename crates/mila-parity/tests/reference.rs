@@ -2,7 +2,8 @@
 
 use mila_ops::reference::Reference;
 use mila_parity::{
-    Tolerance, blocks, composites, models, operators, recurrence_golden_gradients, recurrence_goldens, recurrences,
+    Tolerance, blocks, composites, mamba_models, models, operators, recurrence_golden_gradients, recurrence_goldens,
+    recurrences,
 };
 
 #[test]
@@ -33,6 +34,16 @@ fn models_in_f64() {
 #[test]
 fn models_in_f32() {
     models(&Reference::<f32>::eval, Tolerance::F32);
+}
+
+#[test]
+fn mamba_models_in_f64() {
+    mamba_models(&Reference::<f64>::eval, Tolerance::F64);
+}
+
+#[test]
+fn mamba_models_in_f32() {
+    mamba_models(&Reference::<f32>::eval, Tolerance::F32);
 }
 
 #[test]

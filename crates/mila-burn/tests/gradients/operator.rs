@@ -154,7 +154,7 @@ impl Operator {
             Self::LinearAttention(form, _) => Box::new(move |e, x| Ok(vec![e.linear_attention(&x[0], &x[1], form)?])),
             Self::AddPositions => {
                 // One grid for the inputs of this operator, and fewer channels than they have.
-                let table = b.exempt_parameter("ape", &[GRID.0, GRID.1, channels / 2], Init::Zeros)?;
+                let table = b.undecayed_parameter("ape", &[GRID.0, GRID.1, channels / 2], Init::Zeros)?;
                 Box::new(move |e, x| Ok(vec![e.add_positions(x[0].clone(), &table)?]))
             }
             Self::Patches => Box::new(|e, x| Ok(vec![e.patches(x[0].clone())?])),

@@ -103,11 +103,16 @@ impl Lowering<'_> {
             return Err(refused("its queries and keys are no linear map of their own"));
         }
         let node = &self.trace.nodes()[qk.0];
-        let (&Operator::Linear { weight, bias, .. }, &[x]) = (&node.operator, node.inputs.as_slice()) else {
+        let (Operator::Linear { weight, bias, .. }, &[x]) = (&node.operator, node.inputs.as_slice()) else {
             let what = format!("`{}` in ONNX", self.path(qk));
             return Err(Error::Unsupported { what, why: "queries and keys are no linear map".into() });
         };
-        let [outputs, inputs] = [0, 1].map(|axis| self.trace.manifest()[weight.0].shape[axis]);
+        let (weight, bias, inputs, outputs) = (weight.clone(), *bias, self.trace.nodes()[x.0].channels, node.channels);
+        if weight.values.len() != self.trace.manifest()[weight.tensor.0].volume() {
+            let what = format!("`{}` in ONNX", self.path(qk));
+            return Err(Error::Unsupported { what, why: "queries and keys are rows of a larger weight".into() });
+        }
+        let weight = weight.tensor;
         let mut operands = vec![self.form(x, Layout::Planes)?];
         operands.push(self.parameter(weight, &[outputs, inputs, 1, 1], Content::PairedRows { tensor: weight, heads }));
         operands.extend(bias.map(|bias| self.parameter(bias, &[outputs], Content::PairedRows { tensor: bias, heads })));

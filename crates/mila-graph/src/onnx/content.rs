@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use mila_ops::{Result, Source, Wanted, rope2d};
 
-use crate::TensorId;
+use crate::{TensorId, TensorPart};
 
 /// The values of one initialiser. Parameters are loaded when they are written, so that one at a time is in memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,8 +15,10 @@ pub(super) enum Content {
     Integers(Vec<i64>),
     /// A parameter as it is stored.
     Stored(TensorId),
+    /// Some values of a parameter as they are stored.
+    Part(TensorPart),
     /// A linear map's weight as `[inputs, outputs]`.
-    Transposed(TensorId),
+    Transposed { weight: TensorPart, inputs: usize },
     /// A convolution's weight times the scale of the batch norm behind it.
     FoldedWeight { weight: TensorId, norm: Norm },
     /// A convolution's bias with the batch norm behind it.
@@ -76,9 +78,10 @@ impl Content {
     /// What of the checkpoint's own tensor is changed, for the reader of the file.
     pub(super) fn note(&self) -> Option<&'static str> {
         match self {
-            Self::Transposed(_) => Some("transposed: [inputs, outputs]"),
+            Self::Transposed { .. } => Some("transposed: [inputs, outputs]"),
             Self::FoldedWeight { .. } | Self::FoldedBias { .. } => Some("with the batch norm behind it"),
             Self::PairedRows { .. } => Some("rows of each head: the even ones, then the odd ones"),
+            Self::Part(_) => Some("rows of a tensor"),
             Self::Floats(_) | Self::Integers(_) | Self::Stored(_) | Self::Rotation { .. } => None,
         }
     }
@@ -105,10 +108,11 @@ impl Content {
             Self::Floats(values) => values.as_slice().into(),
             Self::Integers(_) => Cow::default(),
             Self::Stored(id) => fetch(*id)?.into_f32(),
-            Self::Transposed(id) => {
-                let [outputs, inputs] = [0, 1].map(|axis| manifest[id.0].shape[axis]);
-                let values = fetch(*id)?.into_f32();
-                (0..inputs).flat_map(|i| (0..outputs).map(move |o| o * inputs + i)).map(|at| values[at]).collect()
+            Self::Part(part) => fetch(part.tensor)?.into_f32()[part.values.clone()].to_vec().into(),
+            Self::Transposed { weight, inputs } => {
+                let values = &fetch(weight.tensor)?.into_f32()[weight.values.clone()];
+                let outputs = values.len() / inputs;
+                (0..*inputs).flat_map(|i| (0..outputs).map(move |o| o * inputs + i)).map(|at| values[at]).collect()
             }
             Self::FoldedWeight { weight, norm } => {
                 let values = fetch(*weight)?.into_f64();

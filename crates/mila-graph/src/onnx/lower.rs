@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::f32::consts::SQRT_2;
+use std::ops::Range;
 
 use mila_ops::{Activation, Error, Positions, Result, Window};
 
@@ -9,7 +10,7 @@ use super::content::{Content, Norm};
 use super::dim::{Dim, Extents};
 use super::file::{Onnx, Setting, Value};
 use super::maps::{Forms, Layout};
-use crate::{Id, Node, Operator, Sizes, TensorId, Trace};
+use crate::{Id, Node, Operator, Sizes, TensorId, TensorPart, Trace};
 
 /// A trace on its way.
 pub(super) struct Lowering<'t> {
@@ -108,6 +109,16 @@ impl Lowering<'_> {
         self.parameter(id, &self.trace.manifest()[id.0].shape, Content::Stored(id))
     }
 
+    /// The name of a part of a parameter: that of the tensor, with the rows of `width` values if they are not all.
+    fn part_name(&self, part: &TensorPart, width: usize) -> String {
+        let wanted = &self.trace.manifest()[part.tensor.0];
+        let Range { start, end } = part.values;
+        match start == 0 && end == wanted.volume() {
+            true => wanted.name.clone(),
+            false => format!("{}[{}:{}]", wanted.name, start / width, end / width),
+        }
+    }
+
     fn node(&mut self, id: Id, node: &Node) -> Result<()> {
         match (&node.operator, node.inputs.as_slice()) {
             (Operator::Input, _) => {
@@ -121,7 +132,7 @@ impl Lowering<'_> {
                         && self.trace.nodes()[user.0].inputs[0] == id
                         && *then == Activation::None);
                 if !is_for_attention {
-                    self.linear(id, x, (*weight, *bias), *then)?;
+                    self.linear(id, x, (weight, *bias), *then)?;
                 }
             }
             (Operator::Convolution { weight, bias, window, groups }, &[x]) => {
@@ -242,18 +253,30 @@ impl Lowering<'_> {
         }
     }
 
-    fn linear(&mut self, id: Id, x: Id, (weight, bias): (TensorId, Option<TensorId>), then: Activation) -> Result<()> {
+    fn linear(
+        &mut self,
+        id: Id,
+        x: Id,
+        (weight, bias): (&TensorPart, Option<TensorId>),
+        then: Activation,
+    ) -> Result<()> {
         let pooled = self.is_pooled(x);
+        let inputs = self.trace.nodes()[x.0].channels;
+        let (outputs, name) = (weight.values.len() / inputs, self.part_name(weight, inputs));
         let x = self.form(x, Layout::Last)?;
         let path = self.path(id).to_owned();
         let dims = self.dims(id, Layout::Last);
         let y = if pooled {
-            let mut inputs = vec![x, self.stored(weight)];
-            inputs.extend(bias.map(|bias| self.stored(bias)));
-            self.file.node(&path, "Gemm", &inputs, &[("transB", Setting::Integer(1))], dims)
+            let content = match name == self.trace.manifest()[weight.tensor.0].name {
+                true => Content::Stored(weight.tensor),
+                false => Content::Part(weight.clone()),
+            };
+            let mut operands = vec![x, self.file.initialiser(&name, &[outputs, inputs], content)];
+            operands.extend(bias.map(|bias| self.stored(bias)));
+            self.file.node(&path, "Gemm", &operands, &[("transB", Setting::Integer(1))], dims)
         } else {
-            let [outputs, inputs] = [0, 1].map(|axis| self.trace.manifest()[weight.0].shape[axis]);
-            let weight = self.parameter(weight, &[inputs, outputs], Content::Transposed(weight));
+            let content = Content::Transposed { weight: weight.clone(), inputs };
+            let weight = self.file.initialiser(&name, &[inputs, outputs], content);
             let name = if bias.is_some() { format!("{path}/MatMul") } else { path.clone() };
             let product = self.file.node(&name, "MatMul", &[x, weight], &[], dims.clone());
             match bias {
@@ -413,7 +436,7 @@ mod tests {
         let pooled = refusal(|graph| {
             let source = graph.source();
             let weight = Wanted::parameter("attn.qk.weight".into(), &[24, 12], Init::Zeros);
-            let qk = graph.prepare_linear(LinearWanted { weight, bias: None }, &source).expect("a linear map");
+            let qk = graph.prepare_linear(LinearWanted::new(weight, None), &source).expect("a linear map");
             let v = graph.mean_tokens(&graph.image(12)).expect("a map");
             let qk = graph.linear(&v, &qk, Activation::None).expect("a map");
             graph.linear_attention(&qk, &v, LinearAttention::mila(2)).expect("a map")

@@ -71,9 +71,11 @@ impl<E: Executor> Attention<E> {
                 Values::Input => None,
             };
             let ape = match positions {
-                Encoding::Ape => {
-                    Some(b.exempt_parameter("ape", &[grid, grid, keys], Init::TruncatedNormal { std: POSITION_STD })?)
-                }
+                Encoding::Ape => Some(b.undecayed_parameter(
+                    "ape",
+                    &[grid, grid, keys],
+                    Init::TruncatedNormal { std: POSITION_STD },
+                )?),
                 _ => None,
             };
             let gate = match input_gate {

@@ -143,10 +143,10 @@ impl<T: Real> Executor for Reference<T> {
 
     fn prepare_linear(&mut self, wanted: LinearWanted, source: &dyn Source) -> Result<Linear<T>> {
         Ok(Linear {
-            weight: fetch(source, &wanted.weight)?,
+            weight: fetch(source, &wanted.weight)?[wanted.values()].to_vec(),
             bias: wanted.bias.as_ref().map(|b| fetch(source, b)).transpose()?,
-            inputs: wanted.weight.shape[1],
-            outputs: wanted.weight.shape[0],
+            inputs: wanted.inputs(),
+            outputs: wanted.outputs(),
         })
     }
 
