@@ -44,8 +44,8 @@ const NUMBERS: u32 = 90;
 const MARGIN: u32 = 20;
 /// Pixels of title and legend, and of a pair of bars.
 const HEAD: u32 = 84;
-const PAIR: u32 = 40;
-const BAR: u32 = 14;
+const PAIR: u32 = 48;
+const BAR: u32 = 16;
 /// Enlargement of the bitmap font; the letters of the SVG are as high.
 const SCALE: u32 = 2;
 
@@ -153,7 +153,7 @@ fn shapes(chart: &Chart) -> Vec<Shape> {
         Shape::Rectangle { x: zero, y: HEAD - 4, width: 2, height: PAIR * chart.bars.len() as u32, colour: GREY };
     shapes.push(line);
     for (bar, y) in chart.bars.iter().zip((HEAD..).step_by(PAIR as usize)) {
-        shapes.push(text(MARGIN, y + 6, &bar.label));
+        shapes.push(text(MARGIN, y + 9, &bar.label));
         for (value, offset, colour) in [(bar.value, 0, OWN), (bar.other, BAR + 2, OTHER)] {
             let Some(end) = value.filter(|value| value.is_finite()).map(|value| axis.at(value)) else { continue };
             let (x, width) = (end.min(zero), end.abs_diff(zero).max(1));
@@ -172,7 +172,7 @@ fn shapes(chart: &Chart) -> Vec<Shape> {
         let number = bar.value.map_or("-".to_owned(), |value| format!("{value:+.2}"));
         shapes.push(text(WIDTH - NUMBERS, y, &number));
         if let Some(other) = bar.other {
-            shapes.push(text(WIDTH - NUMBERS, y + BAR + 4, &format!("{other:+.1}")));
+            shapes.push(text(WIDTH - NUMBERS, y + BAR + 6, &format!("{other:+.1}")));
         }
     }
     shapes

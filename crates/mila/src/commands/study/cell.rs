@@ -31,7 +31,7 @@ const POINTS: u64 = 20;
 const TIMED_BATCH: usize = 64;
 /// A rate is the median of at least so many passes, for at least this time.
 const LEAST_PASSES: usize = 5;
-const LEAST_TIME: Duration = Duration::from_secs(2);
+const LEAST_TIME: Duration = Duration::from_secs(1);
 
 /// One variant with one seed.
 #[derive(Clone, Copy)]
