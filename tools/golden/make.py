@@ -15,6 +15,7 @@ import checkpoints
 import families
 import mila
 import operators
+import recurrence
 from families import add_model_case, image
 from operators import Cases
 from values import fill, symmetric
@@ -144,6 +145,7 @@ def main() -> None:
         write("presets.safetensors", families.presets())
         write("mamba_presets.safetensors", families.mamba_presets())
     write("gradients.safetensors", gradients())
+    write("recurrence.safetensors", recurrence.all_cases())
     checkpoints.write_all(CRATES / "mila-weights" / "tests" / "pth")
     for path in sorted(GOLDEN.glob("*.safetensors")):
         print(f"{path.stat().st_size:>8} {path.name}")

@@ -11,14 +11,15 @@ use mila_kernels::{
 use mila_ops::reference::Array;
 use mila_ops::{
     Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, FusedBottleneck, GatedConv,
-    GatedInput, LinearWanted, Mlp, NormWanted, NormedLinear, Numeric, Onto, Residual, Result, Source, Tap, Wanted,
-    Window, composed, rope2d, shape,
+    GatedInput, LinearWanted, Mlp, NormWanted, NormedLinear, Numeric, Onto, RecurrenceOn, Residual, Result, Source,
+    Tap, Wanted, Window, composed, rope2d, shape,
 };
 
 use crate::arguments::{epilogue, extent, kernel_activation, kernel_window};
 use crate::buffer::{Map, Pool, Recycling};
 use crate::observer::Observer;
 use crate::prepared::{Affine, Conv, Kernel, Linear, Norm, Precision, fetch};
+use crate::recurrence::{self, Orders};
 
 /// Rotary tables that are kept: four sizes of a model of four stages. A stream of ever new sizes must not fill the memory.
 const TABLES: usize = 16;
@@ -28,10 +29,11 @@ const TABLES: usize = 16;
 pub struct Cpu {
     isa: Isa,
     precision: Precision,
-    pool: Arc<Pool>,
+    pub(crate) pool: Arc<Pool>,
     observer: Option<Arc<dyn Observer>>,
     /// Rotary tables by height, width and channels.
     rotations: RwLock<HashMap<[usize; 3], Arc<Rotations>>>,
+    pub(crate) orders: Orders,
 }
 
 impl Default for Cpu {
@@ -55,6 +57,7 @@ impl Cpu {
             pool: Arc::new(Pool::new(recycling)),
             observer: None,
             rotations: RwLock::default(),
+            orders: Orders::default(),
         }
     }
 
@@ -275,6 +278,14 @@ impl Executor for Cpu {
         let forward =
             |y: &mut [f32]| linear_attention::forward(self.isa, qk.values(), v.values(), shape, &rotations, y);
         self.operator("linear attention", dims, forward)
+    }
+
+    fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Map, Map)> {
+        recurrence::one(self, r)
+    }
+
+    fn recurrences(&self, all: &[RecurrenceOn<'_, Self>]) -> Result<Map> {
+        recurrence::sum(self, all)
     }
 
     fn add(&self, a: Map, b: &Map) -> Result<Map> {

@@ -22,6 +22,7 @@ mod executor;
 mod fused;
 mod observer;
 mod prepared;
+mod recurrence;
 
 pub use buffer::{Map, Recycling};
 pub use executor::Cpu;

@@ -15,6 +15,7 @@
 //! | [`conv`], [`depthwise`] | the same with windows of a map |
 //! | [`layer_norm`], [`batch_norm`] | y = (x - mean) / sqrt(variance + ε) · weight + bias |
 //! | [`linear_attention`] | o = (R φ(q))ᵀ S / (φ(q)ᵀ m + ε) |
+//! | [`recurrence`] | S_t = G_t ⊙ S_{t-1} + k_tᵀ u_t, o_t = q_t S_t |
 //! | [`activation`], [`elementwise`], [`channels`], [`pool`] | element by element, some channels, and means |
 //! | [`adamw`] | one step of the optimiser |
 
@@ -27,6 +28,7 @@ mod bf16;
 pub mod bottleneck;
 mod cache;
 pub mod channels;
+mod columns;
 pub mod conv;
 pub mod depthwise;
 pub mod elementwise;
@@ -42,6 +44,7 @@ mod matrix;
 pub mod mlp;
 pub mod pool;
 mod product;
+pub mod recurrence;
 mod reduce;
 pub mod roof;
 mod scratch;

@@ -13,6 +13,10 @@ pub const EXP_MAX_RELATIVE_ERROR: f32 = 2e-7;
 pub const SIGMOID_MAX_ERROR: f32 = 2e-7;
 /// Error of [`silu`], and of its derivative, relative to max(1, |x|).
 pub const SILU_MAX_ERROR: f32 = 2.5e-7;
+/// Relative error of [`softplus`], down to −70.
+pub const SOFTPLUS_MAX_RELATIVE_ERROR: f32 = 4e-7;
+/// Relative error of [`exp2_decay`] where the result is not below 2⁻¹²⁵.
+pub const EXP2_DECAY_MAX_RELATIVE_ERROR: f32 = 2e-7;
 /// Absolute error of [`normal_tail`].
 pub const NORMAL_TAIL_MAX_ERROR: f32 = 1e-7;
 /// Absolute error of [`erf`].
@@ -89,6 +93,13 @@ fn exp2_normal<A: Arithmetic>(x: f32) -> f32 {
     exp_reduced::<A>((x - (rounded - ROUND)) * LN_2) * power_of_two(rounded)
 }
 
+/// 2ˣ for x ≤ 0: a decay whose logarithm is x ln 2. It is zero from −126.5 down.
+#[inline(always)]
+pub fn exp2_decay<A: Arithmetic>(x: f32) -> f32 {
+    // 2⁻¹²⁷ is no normal number, and its bits, an exponent of zero, are zero.
+    exp2_normal::<A>(if x < -127.0 { -127.0 } else { x })
+}
+
 /// 1/x for 1 ≤ x < 2¹²⁵, by three steps of Newton from a guess in the bits: a third of a division's time.
 #[inline(always)]
 fn reciprocal<A: Arithmetic>(x: f32) -> f32 {
@@ -127,6 +138,23 @@ pub fn silu_derivative<A: Arithmetic>(x: f32) -> f32 {
     let x = clamp(x, -87.0, 87.0);
     let s = sigmoid::<A>(x);
     A::mul_add(x * s, 1.0 - s, s)
+}
+
+/// ln(1 + eˣ), exact in both tails: x above, eˣ below.
+#[inline(always)]
+pub fn softplus<A: Arithmetic>(x: f32) -> f32 {
+    // With y = e^-|x| and s = y / (2 + y), at most ⅓: ln(1 + y) = 2 atanh(s), a series in s².
+    let y = exp_normal::<A>(-x.abs());
+    let s = y / (2.0 + y);
+    let t = s * s;
+    let p = 2.0 / 13.0;
+    let p = A::mul_add(p, t, 2.0 / 11.0);
+    let p = A::mul_add(p, t, 2.0 / 9.0);
+    let p = A::mul_add(p, t, 2.0 / 7.0);
+    let p = A::mul_add(p, t, 2.0 / 5.0);
+    let p = A::mul_add(p, t, 2.0 / 3.0);
+    let p = A::mul_add(p, t, 2.0);
+    A::mul_add(p, s, if x > 0.0 { x } else { 0.0 })
 }
 
 /// The bound from which on the normal distribution's tail, times its argument, is no longer seen.
@@ -315,6 +343,22 @@ mod tests {
         |x| logistic(x) * (1.0 + x * logistic(-x)),
         SILU_MAX_ERROR,
         size,
+        [0.0, 1.0]
+    );
+    function!(
+        softplus_is_exact,
+        softplus::<A>,
+        |x| if x > 0.0 { x + (-x).exp().ln_1p() } else { x.exp().ln_1p() },
+        SOFTPLUS_MAX_RELATIVE_ERROR,
+        |_, y| y.max((-70.0_f64).exp()),
+        [0.0, f32::INFINITY]
+    );
+    function!(
+        exp2_decay_is_exact,
+        |x| exp2_decay::<A>(if x > 0.0 { 0.0 } else { x }),
+        |x| x.min(0.0).exp2(),
+        EXP2_DECAY_MAX_RELATIVE_ERROR,
+        |_, y| y.max((-100.0_f64).exp2()),
         [0.0, 1.0]
     );
     function!(erf_is_exact, erf::<A>, libm::erf, ERF_MAX_ERROR, absolute, [-1.0, 1.0]);

@@ -38,6 +38,14 @@ pub struct Case {
     pub start: usize,
     /// The first channel after those taken.
     pub end: usize,
+    /// Gate of a recurrence: `none`, `scalar`, `keys`, `values` or `factored`.
+    pub gate: String,
+    /// What gates the input of a recurrence: `none` or `of_gate`.
+    pub input: String,
+    /// Normaliser of a recurrence: `none`, `gated` or `ungated`.
+    pub normaliser: String,
+    /// Scan order of a recurrence.
+    pub order: String,
     /// Images of an input.
     pub batch: usize,
     /// Rows of an input.
@@ -87,7 +95,8 @@ golden_files!(
     "vmamba_reduced",
     "presets",
     "mamba_presets",
-    "gradients"
+    "gradients",
+    "recurrence"
 );
 
 impl Golden {

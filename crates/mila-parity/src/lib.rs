@@ -2,12 +2,13 @@
 //!
 //! The goldens are made by `tools/golden`, an independent PyTorch implementation. Model parameters are not stored:
 //! [`Formula`] gives every value as a function of the parameter's name. A new executor implements [`mila_ops::Numeric`] and calls
-//! [`operators`], [`blocks`], [`models`] and [`composites`]; every check panics with the case that fails.
+//! [`operators`], [`blocks`], [`models`], [`composites`], [`recurrences`] and [`recurrence_goldens`]; every check panics with the case that fails.
 
 mod compare;
 mod composites;
 mod formula;
 mod golden;
+mod golden_recurrence;
 mod models;
 mod operators;
 mod recurrence;
@@ -16,12 +17,13 @@ pub use compare::{Tolerance, assert_close};
 pub use composites::composites;
 pub use formula::{Formula, formula, formula_input};
 pub use golden::{Case, Golden};
+pub use golden_recurrence::{recurrence_golden_gradients, recurrence_goldens};
 pub use models::{
     CONVNEXT_REDUCED, MAMBAOUT_REDUCED, MILA_REDUCED, VMAMBA_REDUCED, blocks, mamba_models, mamba_presets, models,
     presets,
 };
 pub use operators::operators;
-pub use recurrence::{GateKind, InputKind, Operands, ReadKind, RecurrenceCase, ShortcutKind, StartKind};
+pub use recurrence::{GateKind, InputKind, Operands, ReadKind, RecurrenceCase, ShortcutKind, StartKind, recurrences};
 
 /// Makes executors; each model is built on a fresh one.
 pub type Factory<'a, E> = &'a dyn Fn() -> E;

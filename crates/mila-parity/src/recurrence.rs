@@ -6,7 +6,10 @@ use mila_ops::random::{Stream, site};
 use mila_ops::recurrence::{
     Course, Delta, Gate, InputGate, NonCausal, Normaliser, Part, Path, Read, Shortcut, Start, StateAt,
 };
-use mila_ops::{CROSS_SCAN, Dims, Recurrence, ScanOrder};
+use mila_ops::reference::{Array, RecurrenceGradients, Reference};
+use mila_ops::{CROSS_SCAN, Dims, Executor, Init, Numeric, Recurrence, ScanOrder, Source, Values, Wanted};
+
+use crate::{Factory, Tolerance, assert_close};
 
 /// [`Gate`] without its operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,7 +313,7 @@ impl RecurrenceCase {
     }
 
     /// Gradients in the places of the operands: of the map, of the parameter, of the start.
-    pub fn packed(&self, g: &mila_ops::reference::RecurrenceGradients<f64>) -> [Vec<f64>; 3] {
+    pub fn packed(&self, g: &RecurrenceGradients<f64>) -> [Vec<f64>; 3] {
         let maps = [&g.gate, &g.q, &g.v, &g.k, &g.x, &g.input];
         let rows = g.q.dims.rows();
         let row =
@@ -329,4 +332,55 @@ fn ranges<const N: usize>(lengths: [usize; N]) -> [Range<usize>; N] {
         end += length;
         end - length..end
     })
+}
+
+/// Runs every case at awkward extents, alone and several at once, against the f64 reference.
+///
+/// # Panics
+/// With the case that fails.
+pub fn recurrences<E: Numeric>(make: Factory<E>, tolerance: Tolerance) {
+    let wide = |case| RecurrenceCase { values: 70, ..case };
+    let cases = RecurrenceCase::all().into_iter().chain([wide(RecurrenceCase::S6), wide(RecurrenceCase::PLAIN)]);
+    for case in cases {
+        for dims in [Dims::new(1, 1, 1, 0), Dims::new(2, 5, 7, 0), Dims::new(1, 7, 9, 0), Dims::new(0, 3, 2, 0)] {
+            check(make, &case, dims, tolerance);
+        }
+    }
+}
+
+fn check<E: Numeric>(make: Factory<E>, case: &RecurrenceCase, dims: Dims, tolerance: Tolerance) {
+    let operands = case.operands(dims);
+    let reference = Reference::<f64>::eval();
+    let map = Array::new(dims.with_channels(case.channels()), operands.map.clone());
+    let start = Array::new(case.state_dims(dims.batch), operands.start.clone());
+    let r = || case.recurrence(&map, &operands.parameters, &start);
+    let wanted = reference.recurrence(&r()).unwrap_or_else(|error| panic!("{case:?}: {error}"));
+    let together = [CROSS_SCAN[0], CROSS_SCAN[3], ScanOrder::along(Path::SeparateWindows { side: 2 })];
+    let of_order = |order| Recurrence { course: Course::Causal(order), state: StateAt::Last, ..r() };
+    let sum = reference.recurrences(&together.map(of_order)).expect("a sum");
+
+    let mut e = make();
+    let wanted_parameter = Wanted::parameter("all".into(), &[case.parameters()], Init::Zeros);
+    let parameter = e.prepare_parameter(wanted_parameter, &Stored(&operands.parameters)).expect("a parameter");
+    let e = e.evaluating();
+    let narrow = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<_>>();
+    let [map, start] = [map, start].map(|map| e.map(map.dims, &narrow(&map.values)).expect("a map"));
+    let r = || case.recurrence(&map, &parameter, &start);
+    let (y, state) = e.recurrence(&r()).unwrap_or_else(|error| panic!("{case:?}: {error}"));
+    let of_order = |order| Recurrence { course: Course::Causal(order), state: StateAt::Last, ..r() };
+    let together = e.recurrences(&together.map(of_order)).expect("a sum");
+    for (what, found, wanted) in [("output", y, wanted.0), ("state", state, wanted.1), ("sum", together, sum)] {
+        let found = e.read(&found).expect("a map that can be read");
+        assert_eq!(found.dims, wanted.dims, "{case:?} at {dims}: extent of the {what}");
+        assert_close(&format!("{case:?} at {dims}, {what}"), &found.values, &narrow(&wanted.values), tolerance);
+    }
+}
+
+/// Values of the one parameter that is asked for.
+struct Stored<'a>(&'a [f64]);
+
+impl Source for Stored<'_> {
+    fn load(&self, _: &Wanted) -> mila_ops::Result<Values<'_>> {
+        Ok(Values::F64(self.0.into()))
+    }
 }

@@ -1,7 +1,10 @@
 //! The definition itself against PyTorch, in both of its precisions.
 
 use mila_ops::reference::Reference;
-use mila_parity::{Tolerance, blocks, composites, mamba_models, models, operators};
+use mila_parity::{
+    Tolerance, blocks, composites, mamba_models, models, operators, recurrence_golden_gradients, recurrence_goldens,
+    recurrences,
+};
 
 #[test]
 fn operators_in_f64() {
@@ -46,4 +49,16 @@ fn mamba_models_in_f32() {
 #[test]
 fn composites_are_their_parts() {
     composites(&Reference::<f64>::eval, Tolerance::F64);
+}
+
+#[test]
+fn recurrences_in_f64() {
+    recurrence_goldens(&Reference::<f64>::eval, Tolerance::F64);
+    recurrence_golden_gradients(Tolerance::F64);
+}
+
+#[test]
+fn recurrences_in_f32() {
+    recurrence_goldens(&Reference::<f32>::eval, Tolerance::F32);
+    recurrences(&Reference::<f32>::eval, Tolerance::F32);
 }
