@@ -1,7 +1,7 @@
 //! The fast executor against PyTorch and its own composed bodies, on every instruction set, into poisoned memory.
 
 use mila_cpu::{Cpu, Isa, Recycling};
-use mila_parity::{Factory, Tolerance, blocks, composites, models, operators};
+use mila_parity::{Factory, Tolerance, blocks, composites, mamba_models, models, operators};
 
 fn on_every_isa(check: fn(Factory<Cpu>, Tolerance)) {
     for isa in Isa::available() {
@@ -22,6 +22,11 @@ fn blocks_equal_pytorch() {
 #[test]
 fn models_equal_pytorch() {
     on_every_isa(models);
+}
+
+#[test]
+fn mamba_models_equal_pytorch() {
+    on_every_isa(mamba_models);
 }
 
 #[test]
