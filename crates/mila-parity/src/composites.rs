@@ -48,17 +48,20 @@ fn check<E: Numeric + 'static>(make: Factory<E>, dims: Dims, tolerance: Toleranc
         activation: Activation::Relu,
     };
     let hidden = 8 * channels / 3;
-    let gated_conv = GatedConv {
-        input_name: "fc1".into(),
-        conv_name: "conv".into(),
-        name: "fc2".into(),
-        input: NormedLinear::build(&mut b, ("norm", LAYER_NORM_EPS), "fc1", channels, 2 * hidden).expect("a way in"),
-        hidden,
-        convolved: channels,
-        conv: b.conv("conv", Convolution::depthwise(channels, 7)).expect("a depthwise convolution"),
-        fc2: b.linear("fc2", hidden, channels).expect("a way out"),
-        activation: Activation::Gelu,
-    };
+    let gated_conv = b.scope("gated", |b| {
+        Ok(GatedConv {
+            input_name: "gated.fc1".into(),
+            conv_name: "gated.conv".into(),
+            name: "gated.fc2".into(),
+            input: NormedLinear::build(b, ("norm", LAYER_NORM_EPS), "fc1", channels, 2 * hidden)?,
+            hidden,
+            convolved: channels,
+            conv: b.conv("conv", Convolution::depthwise(channels, 7))?,
+            fc2: b.linear("fc2", hidden, channels)?,
+            activation: Activation::Gelu,
+        })
+    });
+    let gated_conv = gated_conv.expect("a gated convolution");
     let gamma = b.parameter("gamma", &[channels], Init::Ones).expect("a layer scale");
 
     let e = e.evaluating();

@@ -9,8 +9,12 @@ use serde_json::Value;
 
 /// Two variants, two batches and a seed.
 fn study<'a>(out: &'a str, extra: &[&'a str]) -> Vec<&'a str> {
-    let few = ["--passes", "8", "--set", "batch=4", "--seeds", "0", "--variants", "baseline,rope"];
-    [&["study", "ablation", "--data", "data", "--out", out], &few[..], extra].concat()
+    let few = ["--passes", "8", "--seeds", "0", "--variants", "baseline,rope"];
+    [&small(out)[..], &few[..], extra].concat()
+}
+
+fn small(out: &str) -> [&str; 8] {
+    ["study", "ablation", "--data", "data", "--out", out, "--set", "batch=4"]
 }
 
 fn json(scene: &Scene, name: &str) -> Value {
@@ -62,9 +66,9 @@ fn cells_are_run_once_and_end_in_tables_and_a_picture() {
 fn ctrl_c_keeps_what_is_done() {
     let scene = Scene::new();
     scene.dataset("data", 40);
-    let long = ["--variants", "baseline", "--passes", "240"];
-    scene.ok(&study("whole", &long));
-    let child = scene.command(&study("parts", &long)).stderr(std::process::Stdio::piped()).spawn().expect("a start");
+    let long = |out| [&small(out)[..], &["--variants", "baseline", "--passes", "240", "--seeds", "0"]].concat();
+    scene.ok(&long("whole"));
+    let child = scene.command(&long("parts")).stderr(std::process::Stdio::piped()).spawn().expect("a start");
     let begun = scene.path("parts/cells/baseline-seed-0/loss.csv");
     for _ in 0..6000 {
         if begun.exists() {
@@ -78,7 +82,7 @@ fn ctrl_c_keeps_what_is_done() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{message}");
     assert!(message.contains("the same command goes on"), "{message}");
-    scene.ok(&study("parts", &long));
+    scene.ok(&long("parts"));
     let [whole, parts] = ["whole", "parts"].map(|out| json(&scene, &format!("{out}/cells/baseline-seed-0.json")));
     for key in ["top1", "validation_loss", "steps", "params"] {
         assert_eq!(whole[key], parts[key], "{key}");
