@@ -56,9 +56,8 @@ impl Arena {
         let size = len.checked_next_multiple_of(UNIT)?;
         let mut chunks = self.lock();
         if Chunk::fitting(&mut chunks, size).is_none() {
-            chunks.retain(|chunk| chunk.free != [0..chunk.memory.len()]);
-            let memory = Memory::map(size)?;
-            chunks.push(Chunk { free: vec![0..memory.len()], memory: Arc::new(memory) });
+            chunks.retain(|chunk| !chunk.is_free());
+            chunks.push(Chunk::of(Memory::map(size)?));
         }
         let (chunk, index) = Chunk::fitting(&mut chunks, size)?;
         let start = chunk.free[index].start;
@@ -75,6 +74,16 @@ impl Arena {
 }
 
 impl Chunk {
+    /// A chunk that is all free.
+    fn of(memory: Memory) -> Self {
+        let whole = 0..memory.len();
+        Self { memory: Arc::new(memory), free: Vec::from([whole]) }
+    }
+
+    fn is_free(&self) -> bool {
+        self.free.first() == Some(&(0..self.memory.len()))
+    }
+
     /// The smallest free range of at least `size` floats: its chunk, and which it is there.
     fn fitting(chunks: &mut [Chunk], size: usize) -> Option<(&mut Chunk, usize)> {
         let ranges = chunks.iter_mut().flat_map(|chunk| {
@@ -155,6 +164,7 @@ impl fmt::Debug for Arena {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of ranges, one of them long")]
 mod tests {
     use super::*;
 

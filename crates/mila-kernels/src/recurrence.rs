@@ -9,7 +9,7 @@
 //! Tokens are read and written where they stand in the map; nothing is copied into the order of the walk but the chunk at
 //! hand. Threads share the work by image, head and block of channels; the state of a block stays in the cache.
 //!
-//! The normaliser n is a recurrence of its own, whose values are all one ([`normaliser`]). Backward keeps the state before
+//! The normaliser n is a recurrence of its own, whose values are all one. Backward keeps the state before
 //! every chunk and computes the states inside a chunk again, so no array grows with tokens · keys · values ([`backward`]).
 
 mod all_tokens;
