@@ -102,7 +102,7 @@ pub trait Executor: Sized {
     /// `Shape` for channels that [`crate::shape::attention`] refuses or maps that differ.
     fn linear_attention(&self, qk: &Self::Map, v: &Self::Map, form: LinearAttention) -> Result<Self::Map>;
     /// A gated linear recurrence: the output, shaped as `r.v`, and the state that `r.state` asks for, shaped as
-    /// [`crate::Start`] says. See [`crate::recurrence`] for its equations.
+    /// [`crate::recurrence::Start`] says. See [`crate::recurrence`] for its equations.
     ///
     /// # Errors
     /// `Shape` for what [`crate::recurrence::resolve`] refuses and, where the executor has the values at hand, for a

@@ -16,9 +16,9 @@
 //! | G | Ã | Ā = exp(Δ A) |
 //! | S | S | h |
 //!
-//! [`Recurrence`] says which of these there are; [`Executor::recurrence`](crate::Executor::recurrence) computes it. Where
+//! [`Recurrence`] says which of these there are; [`Executor::recurrence`] computes it. Where
 //! several directions are scanned, each is a recurrence of its own, and
-//! [`Executor::recurrences`](crate::Executor::recurrences) adds them up.
+//! [`Executor::recurrences`] adds them up.
 //!
 //! The definition is [`recurrent`], over the operands of one image along its steps ([`Sequence`]); equal to it are the forms
 //! [`chunked`] (gates that do not differ along the values), [`associative`] and [`quadratic`], whose matrices are the

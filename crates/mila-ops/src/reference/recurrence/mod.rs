@@ -63,7 +63,7 @@ pub(super) fn recurrence<T: Real>(r: &RecurrenceOn<'_, Reference<T>>) -> Result<
 /// The gradients of [`crate::Executor::recurrence`] for `output`, the cotangent of the output, and `state`, that of the state.
 ///
 /// # Errors
-/// Those of the recurrence; [`Error::Shape`] for cotangents of another shape.
+/// Those of the recurrence; [`crate::Error::Shape`] for cotangents of another shape.
 pub fn recurrence_gradients<T: Real>(
     r: &RecurrenceOn<'_, Reference<T>>,
     output: &Array<T>,
