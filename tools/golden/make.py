@@ -140,6 +140,7 @@ def main() -> None:
         write("mila_nano.safetensors", mila_nano())
         write("convnext_reduced.safetensors", families.convnext_reduced())
         write("mambaout_reduced.safetensors", families.mambaout_reduced())
+        write("swin_reduced.safetensors", families.swin_reduced())
         write("presets.safetensors", families.presets())
     write("gradients.safetensors", gradients())
     checkpoints.write_all(CRATES / "mila-weights" / "tests" / "pth")

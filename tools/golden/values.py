@@ -16,6 +16,7 @@ and is then, in f32, each operation rounded once in the order written (no fused 
     *.running_mean              0.2 * r
     *.bias                      0.2 * r
     *.gamma                     0.5 + (0.3 * r)
+    *.relative_position_bias_table, */table     1.5 * r
     1-D *.weight (norms)        1.0 + (0.3 * r)
     *.weight with >= 2 dims     r * sqrt(3.0 / fan_in), fan_in = product of shape[1:]
     input                       2.0 * r
@@ -70,6 +71,8 @@ def parameter(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         value = f32(0.2) * r
     elif kind == "gamma":
         value = f32(0.5) + f32(0.3) * r
+    elif kind in ("relative_position_bias_table", "table"):
+        value = f32(1.5) * r
     elif kind == "weight" and len(shape) == 1:
         value = f32(1) + f32(0.3) * r
     elif kind == "weight":

@@ -16,6 +16,7 @@ mod operation;
 mod portable;
 mod store;
 mod trainer;
+mod windows;
 
 pub use adamw::AdamW;
 pub use batch::ImageBatch;

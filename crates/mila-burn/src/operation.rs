@@ -4,10 +4,11 @@ use std::sync::{Arc, OnceLock};
 
 use mila_kernels::batch_norm::BatchStatistics;
 use mila_kernels::linear_attention::{self, Attention, Rotations};
+use mila_kernels::window_attention::{self, WindowAttention};
 use mila_kernels::{
     Epilogue, Isa, Map, PackedMatrix, activation, batch_norm, conv, depthwise, elementwise, layer_norm, linear, pool,
 };
-use mila_ops::{Activation, Dims, Window, rope2d};
+use mila_ops::{Activation, Dims, Window, Windows, rope2d};
 
 /// An operator with its sizes. Inputs are a map `x` and up to two others, `a` and `b`.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub(crate) enum Operation {
     Scale,
     /// No other input.
     MeanTokens,
+    /// `x`: q, k and v; `a`: table of biases.
+    WindowAttention { heads: usize, windows: Windows },
     /// `x`: q and k; `a`: v.
     LinearAttention { dims: Dims, heads: usize },
 }
@@ -63,6 +66,10 @@ fn part(gradient: &mut [f32], wanted: bool) -> Option<&mut [f32]> {
 
 fn attention(dims: Dims, heads: usize) -> Attention {
     Attention { batch: dims.batch, tokens: dims.tokens(), channels: dims.channels, heads }
+}
+
+fn windowed(qkv: Map, heads: usize, Windows { side, shift }: Windows) -> WindowAttention {
+    WindowAttention { map: Map { channels: qkv.channels / 3, ..qkv }, heads, side, shift }
 }
 
 impl Call {
@@ -108,6 +115,11 @@ impl Call {
             Operation::MeanTokens => {
                 let shape = (batch, height * width, channels);
                 out([batch, 1, 1, channels], &mut |y| pool::mean_tokens(x, shape, y))
+            }
+            &Operation::WindowAttention { heads, windows } => {
+                let shape = windowed(map, heads, windows);
+                let extent = [batch, height, width, shape.map.channels];
+                out(extent, &mut |y| window_attention::forward(isa, x, a, shape, y))
             }
             Operation::LinearAttention { dims, heads } => {
                 let [rows, columns] = [dims.height, dims.width].map(|extent| rope2d::axis(extent, dims.channels));
@@ -168,6 +180,10 @@ impl Call {
                 elementwise::scale_channels_backward(isa, x, dy, &mut da);
             }
             Operation::MeanTokens => pool::mean_tokens_backward(dy, (batch, height * width, channels), &mut dx),
+            &Operation::WindowAttention { heads, windows } => {
+                let gradients = window_attention::Gradients { qkv: &mut dx, table: &mut da };
+                window_attention::backward(isa, x, a, windowed(map, heads, windows), dy, gradients);
+            }
             Operation::LinearAttention { dims, heads } => {
                 let shape = attention(*dims, *heads);
                 let rotations = rope2d::rotations(dims.height, dims.width, dims.channels);

@@ -6,13 +6,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use mila_kernels::linear_attention::{self, Attention, Rotations};
 use mila_kernels::{
-    Isa, activation, bottleneck, channels, conv, depthwise, elementwise, layer_norm, linear, mlp, pool,
+    Isa, WindowAttention, activation, bottleneck, channels, conv, depthwise, elementwise, layer_norm, linear, mlp,
+    patches, pool, window_attention,
 };
 use mila_ops::reference::Array;
 use mila_ops::{
     Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, FusedBottleneck, GatedConv,
     GatedInput, LinearWanted, Mlp, NormWanted, NormedLinear, Numeric, Onto, Residual, Result, Source, Tap, Wanted,
-    Window, composed, rope2d, shape,
+    Windows, composed, rope2d, shape,
 };
 
 use crate::arguments::{epilogue, extent, kernel_activation, kernel_window};
@@ -116,7 +117,7 @@ impl Cpu {
     }
 
     /// A fresh map of `dims`, written by `write`.
-    fn written(&self, dims: Dims, write: impl FnOnce(&mut [f32])) -> Map {
+    pub(crate) fn written(&self, dims: Dims, write: impl FnOnce(&mut [f32])) -> Map {
         let mut map = self.pool.map(dims);
         // Nothing else can share a map that the pool has just made.
         if let Some(values) = map.unique() {
@@ -164,35 +165,6 @@ impl Cpu {
             Kernel::Pointwise(weight) => linear::forward(isa, values, weight, epilogue, y),
             Kernel::Depthwise(weight) => depthwise::forward(isa, values, extent, window, weight, epilogue, y),
             Kernel::Full(weight) => conv::forward(isa, values, extent, window, weight, epilogue, y),
-        })
-    }
-
-    /// `x` with zeros below and to the right, where it is too small for one window; see [`Window::output`].
-    fn fitted(&self, x: &Map, window: Window) -> Option<Map> {
-        let missing = |n: usize| window.kernel.saturating_sub(n + 2 * window.padding);
-        let Dims { height, width, .. } = x.dims();
-        let (rows, columns) = (missing(height), missing(width));
-        (rows + columns > 0).then(|| self.padded(x, height + rows, width + columns))
-    }
-
-    fn padded(&self, x: &Map, height: usize, width: usize) -> Map {
-        let from = x.dims();
-        self.written(Dims { height, width, ..from }, |values| {
-            if x.values().is_empty() {
-                return values.fill(0.0);
-            }
-            let (row, padded_row) = (from.width * from.channels, width * from.channels);
-            for (image, source) in values
-                .chunks_exact_mut((height * padded_row).max(1))
-                .zip(x.values().chunks_exact((from.height * row).max(1)))
-            {
-                let mut rows = source.chunks_exact(row.max(1));
-                for target in image.chunks_exact_mut(padded_row.max(1)) {
-                    let source = rows.next().unwrap_or_default();
-                    target[..source.len()].copy_from_slice(source);
-                    target[source.len()..].fill(0.0);
-                }
-            }
         })
     }
 }
@@ -263,6 +235,14 @@ impl Executor for Cpu {
         self.operator("activation", x.dims(), forward)
     }
 
+    fn window_attention(&self, qkv: &Map, table: &Vec<f32>, heads: usize, windows: Windows) -> Result<Map> {
+        let channels = shape::window_attention(qkv.dims().channels, table.len(), heads, windows)?;
+        let (dims, Windows { side, shift }) = (qkv.dims().with_channels(channels), windows);
+        let shape = WindowAttention { map: extent(dims), heads, side, shift };
+        let forward = |y: &mut [f32]| window_attention::forward(self.isa, qkv.values(), table, shape, y);
+        self.operator("window attention", dims, forward)
+    }
+
     fn linear_attention(&self, qk: &Map, v: &Map, heads: usize) -> Result<Map> {
         let dims = v.dims();
         shape::attention(qk.dims().channels, dims.channels, heads)?;
@@ -311,6 +291,13 @@ impl Executor for Cpu {
 
     fn drop_path(&self, x: Map, _: DropPath) -> Result<Map> {
         Ok(x)
+    }
+
+    fn merge_patches(&self, x: &Map, side: usize) -> Result<Map> {
+        shape::multiple(side)?;
+        let Dims { batch, height, width, channels } = x.dims();
+        let dims = Dims::new(batch, height.div_ceil(side), width.div_ceil(side), side * side * channels);
+        self.operator("merge patches", dims, |y| patches::merge(x.values(), extent(x.dims()), side, y))
     }
 
     fn mean_tokens(&self, x: &Map) -> Result<Map> {

@@ -21,6 +21,7 @@ mod buffer;
 mod executor;
 mod fused;
 mod observer;
+mod padding;
 mod prepared;
 
 pub use buffer::{Map, Recycling};

@@ -49,6 +49,19 @@ pub struct Layer {
 }
 
 impl Node {
+    /// Multiply-accumulates without norms.
+    fn macs(&self, sizes: Sizes) -> u64 {
+        let per_token = match self.operator {
+            // Scores, and sums of values, over a whole window: also where a border cuts it, as the published counts have it.
+            Operator::WindowAttention { windows, .. } => {
+                let [height, width] = [1, 2].map(|axis| self.extents[axis].at(sizes).min(windows.side));
+                (2 * self.channels * height * width) as u64
+            }
+            _ => self.macs_per_token,
+        };
+        self.tokens(sizes) * per_token
+    }
+
     fn tokens(&self, sizes: Sizes) -> u64 {
         self.extents.iter().map(|extent| extent.at(sizes) as u64).product()
     }
@@ -57,14 +70,9 @@ impl Node {
 impl Trace {
     /// The costs for an input of `sizes`.
     pub fn cost(&self, sizes: Sizes) -> Cost {
-        let sum = |f: fn(&Node) -> u64| self.nodes().iter().map(|n| n.tokens(sizes) * f(n)).sum::<u64>();
-        let macs = sum(|n| n.macs_per_token);
-        Cost {
-            macs,
-            macs_with_norms: macs + sum(|n| n.norm_macs_per_token),
-            macs_with_scan: macs,
-            activation_bytes: self.peak_bytes(sizes),
-        }
+        let macs = self.nodes().iter().map(|n| n.macs(sizes)).sum();
+        let norms = self.nodes().iter().map(|n| n.tokens(sizes) * n.norm_macs_per_token).sum::<u64>();
+        Cost { macs, macs_with_norms: macs + norms, macs_with_scan: macs, activation_bytes: self.peak_bytes(sizes) }
     }
 
     /// Every layer that has parameters or multiplies, in the order in which they run.
@@ -74,7 +82,7 @@ impl Trace {
             name: n.name.clone(),
             output: [n.extents[1].at(sizes), n.extents[2].at(sizes), n.channels],
             parameters: self.tensors_of(n).map(|t| t.volume()).sum(),
-            macs: n.tokens(sizes) * n.macs_per_token,
+            macs: n.macs(sizes),
         };
         counted.map(layer).collect()
     }
@@ -86,7 +94,7 @@ impl Trace {
             }
             Operator::BatchNorm { tensors, .. } => [Some(tensors[0]), Some(tensors[1])],
             Operator::LayerNorm { tensors, .. } => tensors.map(Some),
-            Operator::Scale(factors) => [Some(*factors), None],
+            Operator::Scale(tensor) | Operator::WindowAttention { table: tensor, .. } => [Some(*tensor), None],
             _ => [None, None],
         };
         let manifest = self.manifest();

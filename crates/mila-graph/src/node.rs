@@ -1,6 +1,6 @@
 //! The recorded operators.
 
-use mila_ops::{Activation, Window};
+use mila_ops::{Activation, Window, Windows};
 
 use crate::Extent;
 
@@ -53,6 +53,15 @@ pub enum Operator {
     },
     /// An activation alone.
     Activate(Activation),
+    /// Input: q, k and v.
+    WindowAttention {
+        /// `[offsets, heads]`.
+        table: TensorId,
+        /// Heads.
+        heads: usize,
+        /// What attends to what.
+        windows: Windows,
+    },
     /// Inputs: qk, v.
     LinearAttention {
         /// Heads.
@@ -75,6 +84,8 @@ pub enum Operator {
     Scale(TensorId),
     /// Mean over tokens.
     MeanTokens,
+    /// This many by this many tokens side by side in one, those beyond the map zero.
+    MergePatches(usize),
     /// Zeros below and to the right.
     PadToMultiple(usize),
 }
@@ -92,7 +103,8 @@ pub struct Node {
     pub extents: [Extent; 3],
     /// Channels.
     pub channels: usize,
-    /// Multiply-accumulates of convolutions, linear maps and matrix products per output token.
+    /// Multiply-accumulates of convolutions, linear maps and matrix products per output token; not those of windows, which
+    /// depend on the extents.
     pub macs_per_token: u64,
     /// What the norms add per output token: 5 a value for layer norm, 2 for batch norm in evaluation.
     pub norm_macs_per_token: u64,

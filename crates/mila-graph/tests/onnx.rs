@@ -50,7 +50,7 @@ fn every_model_can_be_exported() {
 /// mila-s and mila-b have the nodes of mila-t more often.
 #[test]
 fn files_are_whole() {
-    for name in ["mila-nano", "mila-t", "convnext-t", "mambaout-t"] {
+    for name in ["mila-nano", "mila-t", "convnext-t", "mambaout-t", "swin-t"] {
         for task in TASKS {
             let trace = trace(name, task);
             for extents in [ODD, Extents::Dynamic] {

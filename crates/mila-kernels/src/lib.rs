@@ -15,7 +15,8 @@
 //! | [`conv`], [`depthwise`] | the same with windows of a map |
 //! | [`layer_norm`], [`batch_norm`] | y = (x - mean) / sqrt(variance + ε) · weight + bias |
 //! | [`linear_attention`] | o = (R φ(q))ᵀ S / (φ(q)ᵀ m + ε) |
-//! | [`activation`], [`elementwise`], [`channels`], [`pool`] | element by element, some channels, and means |
+//! | [`window_attention`] | o = softmax(q kᵀ / √d + b) v within windows |
+//! | [`activation`], [`elementwise`], [`channels`], [`patches`], [`pool`] | element by element, rearranged, and means |
 //! | [`adamw`] | one step of the optimiser |
 
 pub mod activation;
@@ -40,6 +41,7 @@ pub mod linear_attention;
 pub mod math;
 mod matrix;
 pub mod mlp;
+pub mod patches;
 pub mod pool;
 mod product;
 mod reduce;
@@ -51,6 +53,7 @@ mod strip;
 mod testing;
 mod threads;
 mod tile;
+pub mod window_attention;
 mod windows;
 
 pub use activation::Activation;
@@ -64,3 +67,4 @@ pub use matrix::PackedMatrix;
 pub use mlp::Mlp;
 pub use shape::{Map, Window};
 pub use strip::Norm;
+pub use window_attention::WindowAttention;

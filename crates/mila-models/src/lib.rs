@@ -22,6 +22,7 @@ pub mod mila;
 mod model;
 mod pyramid;
 mod registry;
+pub mod swin;
 
 pub use model::{Model, Output, Task};
 pub use registry::{Architecture, Interpolation, Preprocessing, Preset, Published, Unknown};

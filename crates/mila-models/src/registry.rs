@@ -2,7 +2,7 @@
 
 use mila_ops::{Builder, Executor, Result, Source};
 
-use crate::{Model, Task, convnext, mambaout, mila};
+use crate::{Model, Task, convnext, mambaout, mila, swin};
 
 /// A family and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub enum Architecture {
     ConvNext(convnext::Config),
     /// [`crate::mambaout`].
     MambaOut(mambaout::Config),
+    /// [`crate::swin`].
+    Swin(swin::Config),
 }
 
 /// How a picture is resized.
@@ -85,7 +87,7 @@ pub struct Preset {
 }
 
 /// The models of every family, in the order of `mila models`.
-const FAMILIES: &[&[Preset]] = &[mila::PRESETS, convnext::PRESETS, mambaout::PRESETS];
+const FAMILIES: &[&[Preset]] = &[mila::PRESETS, convnext::PRESETS, mambaout::PRESETS, swin::PRESETS];
 
 /// A name that is not registered.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +151,7 @@ impl Architecture {
             Self::Mila(config) => Self::Mila(mila::Config { drop_path, ..config }),
             Self::ConvNext(config) => Self::ConvNext(convnext::Config { drop_path, ..config }),
             Self::MambaOut(config) => Self::MambaOut(mambaout::Config { drop_path, ..config }),
+            Self::Swin(config) => Self::Swin(swin::Config { drop_path, ..config }),
         }
     }
 
@@ -158,6 +161,7 @@ impl Architecture {
             Self::Mila(config) => config.channels << (config.depths.len() - 1),
             Self::ConvNext(config) => config.channels[3],
             Self::MambaOut(config) => config.channels[3],
+            Self::Swin(config) => config.channels << 3,
         }
     }
 
@@ -170,6 +174,7 @@ impl Architecture {
             Self::Mila(config) => mila::build(b, config, task),
             Self::ConvNext(config) => convnext::build(b, config, task),
             Self::MambaOut(config) => mambaout::build(b, config, task),
+            Self::Swin(config) => swin::build(b, config, task),
         }
     }
 }

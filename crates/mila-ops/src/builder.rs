@@ -171,6 +171,15 @@ impl<'a, E: Executor> Builder<'a, E> {
         self.executor.prepare_parameter(wanted, self.source)
     }
 
+    /// A tensor that belongs to no layer and is exempt from weight decay although it has several dimensions.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn undecayed_parameter(&mut self, name: &str, shape: &[usize], init: Init) -> Result<E::Parameter> {
+        let wanted = Wanted { decay: false, ..self.parameter_wanted(name, shape, init) };
+        self.executor.prepare_parameter(wanted, self.source)
+    }
+
     fn parameter_wanted(&self, name: &str, shape: &[usize], init: Init) -> Wanted {
         Wanted::parameter(self.path(name), shape, init)
     }

@@ -32,6 +32,7 @@ pub mod rope2d;
 mod seeded;
 pub mod shape;
 mod tap;
+mod windows;
 
 pub use activation::Activation;
 pub use builder::{Builder, Convolution};
@@ -44,3 +45,4 @@ pub use numeric::Numeric;
 pub use parameter::{BatchNormWanted, ConvWanted, Init, Kind, LinearWanted, NormWanted, Source, Values, Wanted};
 pub use seeded::Seeded;
 pub use tap::{NoTap, Tap};
+pub use windows::Windows;

@@ -37,6 +37,7 @@ pub fn formula(name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         Some("running_var") => Box::new(|u| 0.5 + u),
         Some("running_mean" | "bias") => Box::new(move |u| 0.2 * symmetric(u)),
         Some("gamma") => Box::new(move |u| 0.5 + 0.3 * symmetric(u)),
+        Some("relative_position_bias_table") => Box::new(move |u| 1.5 * symmetric(u)),
         Some("weight") if shape.len() == 1 => Box::new(move |u| 1.0 + 0.3 * symmetric(u)),
         Some("weight") => Box::new(move |u| symmetric(u) * bound),
         _ => return Err(Error::parameter(name, "no rule gives its value")),

@@ -15,7 +15,7 @@ pub use compare::{Tolerance, assert_close};
 pub use composites::composites;
 pub use formula::{Formula, formula, formula_input};
 pub use golden::{Case, Golden};
-pub use models::{CONVNEXT_REDUCED, MAMBAOUT_REDUCED, MILA_REDUCED, blocks, models, presets};
+pub use models::{CONVNEXT_REDUCED, MAMBAOUT_REDUCED, MILA_REDUCED, SWIN_REDUCED, blocks, models, presets};
 pub use operators::operators;
 
 /// Makes executors; each model is built on a fresh one.

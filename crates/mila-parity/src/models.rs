@@ -1,6 +1,6 @@
 //! The block and whole models of reduced size against PyTorch: logits, each stage, each level of the pyramid.
 
-use mila_models::{Architecture, Output, Preset, Task, convnext, mambaout, mila};
+use mila_models::{Architecture, Output, Preset, Task, convnext, mambaout, mila, swin};
 use mila_ops::reference::Array;
 use mila_ops::{Builder, Dims, NoTap, Numeric, Result, Tap};
 
@@ -17,6 +17,10 @@ pub const CONVNEXT_REDUCED: convnext::Config =
 /// The reduced MambaOut of the goldens.
 pub const MAMBAOUT_REDUCED: mambaout::Config =
     mambaout::Config { channels: [16, 32, 40, 48], depths: [1, 2, 1, 1], drop_path: 0.0 };
+
+/// The reduced Swin of the goldens.
+pub const SWIN_REDUCED: swin::Config =
+    swin::Config { channels: 16, depths: [2, 2, 1, 1], heads: [1, 2, 4, 8], drop_path: 0.0 };
 
 /// Runs the MILA block of the goldens.
 ///
@@ -45,6 +49,7 @@ pub fn models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
         ("mila_nano", Architecture::Mila(mila::Config::NANO), "layers"),
         ("convnext_reduced", Architecture::ConvNext(CONVNEXT_REDUCED), "stages"),
         ("mambaout_reduced", Architecture::MambaOut(MAMBAOUT_REDUCED), "stages"),
+        ("swin_reduced", Architecture::Swin(SWIN_REDUCED), "layers"),
     ] {
         let golden = Golden::open(file);
         for case in &golden.cases {

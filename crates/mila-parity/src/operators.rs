@@ -1,7 +1,7 @@
 //! Every operator of the algebra against PyTorch.
 
 use mila_ops::{
-    Activation, BatchNormWanted, ConvWanted, Init, LinearWanted, NormWanted, Numeric, Result, Wanted, Window,
+    Activation, BatchNormWanted, ConvWanted, Init, LinearWanted, NormWanted, Numeric, Result, Wanted, Window, Windows,
 };
 
 use crate::{Case, Factory, Golden, Tolerance, assert_close};
@@ -66,6 +66,13 @@ fn run<E: Numeric + 'static>(
         "linear_attention" => e.linear_attention(&input(&e, "qk")?, &input(&e, "v")?, case.heads)?,
         "channels" => e.channels(&input(&e, "x")?, case.start..case.end)?,
         "concat" => e.concat(&input(&e, "a")?, &input(&e, "b")?)?,
+        "window_attention" => {
+            let p = e.prepare_parameter(wanted("table"), golden)?;
+            e = e.evaluating();
+            let windows = Windows { side: case.side, shift: case.shift };
+            e.window_attention(&input(&e, "x")?, &p, case.heads, windows)?
+        }
+        "merge_patches" => e.merge_patches(&input(&e, "x")?, case.side)?,
         "mean_tokens" => e.mean_tokens(&input(&e, "x")?)?,
         "pad" => e.pad_to_multiple(input(&e, "x")?, case.multiple)?,
         other => panic!("golden operator `{other}` is unknown to the harness"),

@@ -2,7 +2,7 @@
 
 use mila_ops::{
     Activation, Builder, Convolution, Dims, DropPath, Executor, GatedConv, GatedInput, Init, LAYER_NORM_EPS, Mlp,
-    NoTap, NormedLinear, Onto, Residual, Result, random,
+    NoTap, NormedLinear, Onto, Residual, Result, Windows, random,
 };
 
 /// An operator or composite of the algebra with its options.
@@ -25,6 +25,8 @@ pub(crate) enum Operator {
     LinearAttention {
         heads: usize,
     },
+    WindowAttention(Windows),
+    MergePatches,
     Add,
     Mul,
     Square,
@@ -62,6 +64,7 @@ impl Operator {
     pub(crate) fn inputs(self, dims: Dims) -> Vec<Dims> {
         match self {
             Self::LinearAttention { .. } => vec![dims.with_channels(2 * dims.channels), dims],
+            Self::WindowAttention(_) => vec![dims.with_channels(3 * dims.channels)],
             Self::Add | Self::Mul | Self::LinearResidual | Self::ConvResidual { scaled: true } => vec![dims; 2],
             Self::GatedOutput => vec![dims; 3],
             _ => vec![dims],
@@ -73,6 +76,8 @@ impl Operator {
         match self {
             // With one token the normaliser cancels q and k up to its eps.
             Self::LinearAttention { .. } => dims.tokens() == 1 && variable == "input.0",
+            // One token has all the weight, whatever the scores are.
+            Self::WindowAttention(_) => dims.tokens() == 1 && variable != "input.0",
             // The batch norm subtracts it again.
             Self::ConvNorm(_) => variable == "conv.bias",
             _ => false,
@@ -130,6 +135,13 @@ impl Operator {
             }
             Self::Activate(then) => Box::new(move |e, x| Ok(vec![e.activate(x[0].clone(), then)?])),
             Self::LinearAttention { heads } => Box::new(move |e, x| Ok(vec![e.linear_attention(&x[0], &x[1], heads)?])),
+            Self::WindowAttention(windows) => {
+                let heads = 2;
+                let table =
+                    b.parameter("attn.relative_position_bias_table", &[windows.offsets(), heads], Init::Zeros)?;
+                Box::new(move |e, x| Ok(vec![e.window_attention(&x[0], &table, heads, windows)?]))
+            }
+            Self::MergePatches => Box::new(|e, x| Ok(vec![e.merge_patches(&x[0], 2)?])),
             Self::Add => Box::new(|e, x| Ok(vec![e.add(x[0].clone(), &x[1])?])),
             Self::Mul => Box::new(|e, x| Ok(vec![e.mul(x[0].clone(), &x[1])?])),
             Self::Square => Box::new(|e, x| Ok(vec![e.mul(x[0].clone(), &x[0])?])),

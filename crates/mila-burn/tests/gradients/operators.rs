@@ -2,7 +2,7 @@
 
 use mila_burn::Burn;
 use mila_ops::reference::Reference;
-use mila_ops::{Activation, Builder, Convolution, Dims, Mode, Numeric};
+use mila_ops::{Activation, Builder, Convolution, Dims, Mode, Numeric, Windows};
 use mila_parity::Formula;
 
 use crate::check::{SEED, STEP, check};
@@ -95,6 +95,13 @@ fn linear_attention() {
 }
 
 #[test]
+fn window_attention() {
+    for windows in [Windows { side: 2, shift: 1 }, Windows { side: 3, shift: 0 }, Windows { side: 7, shift: 3 }] {
+        everywhere(Operator::WindowAttention(windows));
+    }
+}
+
+#[test]
 fn elementwise() {
     for then in ACTIVATIONS {
         everywhere(Operator::Activate(then));
@@ -109,6 +116,7 @@ fn elementwise() {
 #[test]
 fn tokens() {
     everywhere(Operator::MeanTokens);
+    everywhere(Operator::MergePatches);
     for multiple in [1, 2, 4] {
         everywhere(Operator::Pad(multiple));
     }

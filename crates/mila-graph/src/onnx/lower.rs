@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::f32::consts::SQRT_2;
 
-use mila_ops::{Activation, Error, Result, Window, shape};
+use mila_ops::{Activation, Error, Result, Window, Windows, shape};
 
 use super::content::{Content, Norm};
 use super::dim::{Dim, Extents};
 use super::file::{Onnx, Setting, Value};
 use super::maps::{Forms, Layout};
+use super::windows::Grid;
 use crate::{Id, Node, Operator, Sizes, TensorId, Trace};
 
 /// A trace on its way.
@@ -22,8 +23,10 @@ pub(super) struct Lowering<'t> {
     /// The nodes that use a map.
     users: Vec<Vec<Id>>,
     pub(super) constants: Vec<(Vec<usize>, Content, Value)>,
-    /// `[height, width]` of planes.
+    /// `[height, width]` of a map.
     pub(super) grids: HashMap<Value, Value>,
+    /// How maps are cut into windows, by their extents.
+    pub(super) windows: HashMap<(Vec<crate::Extent>, Windows), Grid>,
     /// Cosines and sines by the extents of their map, channels and heads.
     pub(super) tables: HashMap<(Vec<crate::Extent>, usize, usize), [Value; 2]>,
 }
@@ -55,6 +58,7 @@ impl Trace {
             users,
             constants: Vec::new(),
             grids: HashMap::new(),
+            windows: HashMap::new(),
             tables: HashMap::new(),
         };
         for (at, node) in self.nodes().iter().enumerate() {
@@ -143,6 +147,9 @@ impl Lowering<'_> {
                 let y = self.activation(&path, x, *then);
                 self.set(id, layout, y);
             }
+            (&Operator::WindowAttention { table, heads, windows }, &[qkv]) => {
+                self.window_attention(id, qkv, (table, heads, windows))?;
+            }
             (Operator::LinearAttention { heads }, &[qk, v]) => self.attention(id, qk, v, *heads)?,
             (Operator::Add, &[a, b]) => self.binary(id, "Add", a, b)?,
             (Operator::Mul, &[a, b]) => self.binary(id, "Mul", a, b)?,
@@ -169,12 +176,14 @@ impl Lowering<'_> {
                 let y = self.file.node(&name, "ReduceMean", &[x], &settings, self.dims(id, Layout::Last));
                 self.set(id, Layout::Last, y);
             }
+            (&Operator::MergePatches(side), &[x]) => self.merge_patches(id, x, side)?,
             (Operator::PadToMultiple(multiple), &[x]) => self.pad_to_multiple(id, x, *multiple)?,
             (
                 Operator::Linear { .. }
                 | Operator::Convolution { .. }
                 | Operator::LayerNorm { .. }
                 | Operator::Activate(_)
+                | Operator::WindowAttention { .. }
                 | Operator::LinearAttention { .. }
                 | Operator::Add
                 | Operator::Mul
@@ -182,6 +191,7 @@ impl Lowering<'_> {
                 | Operator::Concat
                 | Operator::Scale(_)
                 | Operator::MeanTokens
+                | Operator::MergePatches(_)
                 | Operator::PadToMultiple(_),
                 inputs,
             ) => return Err(Error::shape("export", "one or two operands", inputs.len())),
@@ -305,7 +315,7 @@ impl Lowering<'_> {
                     return Ok((planes, [0, 0]));
                 }
                 let path = format!("{}/filled", self.path(x));
-                let grid = self.rows_and_columns(&path, planes);
+                let grid = self.rows_and_columns(&path, planes, Layout::Planes);
                 let needed_value = self.list(&[needed as i64; 2]);
                 let lacking = self.whole(&path, "Sub", needed_value, grid);
                 let zero = self.list(&[0; 2]);
@@ -341,7 +351,7 @@ impl Lowering<'_> {
             }
             Extents::Dynamic => {
                 // ceil(n / multiple) * multiple - n, of whole numbers.
-                let grid = self.rows_and_columns(&name, planes);
+                let grid = self.rows_and_columns(&name, planes, Layout::Planes);
                 let [less, by] = [multiple - 1, multiple].map(|n| self.list(&[n as i64; 2]));
                 let above = self.whole(&name, "Add", grid, less);
                 let count = self.whole(&name, "Div", above, by);

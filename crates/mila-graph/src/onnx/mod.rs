@@ -28,6 +28,7 @@ mod extent_nodes;
 mod file;
 mod lower;
 mod maps;
+mod windows;
 mod wire;
 
 pub use dim::Extents;

@@ -10,6 +10,7 @@ mod attention;
 mod convolution;
 mod norm;
 mod real;
+mod windows;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,7 +20,7 @@ pub use real::Real;
 
 use crate::{
     Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Executor, LinearWanted, Mode, NormWanted,
-    Numeric, Result, Source, Wanted, Window, shape,
+    Numeric, Result, Source, Wanted, Window, Windows, shape,
 };
 
 /// The reference executor over `f32` or `f64`.
@@ -202,6 +203,10 @@ impl<T: Real> Executor for Reference<T> {
         Ok(x.map(|v| activated(v, then)))
     }
 
+    fn window_attention(&self, qkv: &Array<T>, table: &Vec<T>, heads: usize, windows: Windows) -> Result<Array<T>> {
+        windows::window_attention(qkv, table, heads, windows)
+    }
+
     fn linear_attention(&self, qk: &Array<T>, v: &Array<T>, heads: usize) -> Result<Array<T>> {
         attention::linear_attention(qk, v, heads)
     }
@@ -243,6 +248,21 @@ impl<T: Real> Executor for Reference<T> {
             values.iter_mut().for_each(|v| *v = *v * factor);
         }
         Ok(x)
+    }
+
+    fn merge_patches(&self, x: &Array<T>, side: usize) -> Result<Array<T>> {
+        let x = self.pad_to_multiple(x.clone(), side)?;
+        let Dims { batch, height, width, channels } = x.dims;
+        let mut out = Array::zeros(Dims::new(batch, height / side, width / side, side * side * channels));
+        for b in 0..batch {
+            for h in 0..height {
+                for w in 0..width {
+                    let part = (w % side * side + h % side) * channels;
+                    out.token_mut(b, h / side, w / side)[part..part + channels].copy_from_slice(x.token(b, h, w));
+                }
+            }
+        }
+        Ok(out)
     }
 
     fn mean_tokens(&self, x: &Array<T>) -> Result<Array<T>> {
