@@ -2,11 +2,12 @@
 
 Run by `cargo xtask onnx`, which builds what it needs:
 
-    onnx_check.py --mila FILE --weights FILE [--openvino] [--peers FILE] [--models NAME,...] [--folder DIR]
+    onnx_check.py --mila FILE --weights FILE --recurrences FILE [--openvino] [--peers FILE] [--models NAME,...] [--folder DIR]
 
 `--weights` is the program of crates/mila-graph/examples/formula_weights.rs, `--peers` that of peers/. Each model is exported
 once for its own size, once for 97x161, and once with free extents, which then take several sizes, one pixel included.
-Every file has to pass ONNX's checker and its strict shape inference, and every output has to be within 1e-4 of
+`--recurrences` is the program of crates/mila-graph/examples/recurrence_cases.rs, which writes recurrences of every kind; they
+are compared with the outputs that it writes beside them. Every file has to pass ONNX's checker and its strict shape inference, and every output has to be within 1e-4 of
 `mila run --executor cpu`, as max|difference| / std.
 """
 
@@ -143,10 +144,29 @@ def cases(options: argparse.Namespace, folder: pathlib.Path):
                 yield Case(name, task, form, path, sizes), weights
 
 
+def recurrences(program: pathlib.Path, folder: pathlib.Path) -> list:
+    """Compares recurrences of every kind on ONNX Runtime; what fails."""
+    run(program, folder)
+    failures, worst, count = [], 0.0, 0
+    for path in sorted(folder.glob("*.onnx")):
+        checked(path)
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        case = path.name.split(".")[0]
+        inputs = {info.name: np.load(folder / f"{case}.{i}.npy") for i, info in enumerate(session.get_inputs())}
+        wanted = [np.load(folder / f"{case}.{part}.npy") for part in ["y", "state"]]
+        found = distance(session.run(None, inputs), wanted)
+        worst, count = max(worst, found), count + 1
+        if not found < LIMIT:
+            failures.append(f"recurrence {path.name}: {found:.2e} from the reference")
+    print(f"{count} files of recurrences, {worst:.2e} at most", flush=True)
+    return failures
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mila", type=pathlib.Path, required=True)
     parser.add_argument("--weights", type=pathlib.Path, required=True)
+    parser.add_argument("--recurrences", type=pathlib.Path, required=True)
     parser.add_argument("--openvino", action="store_true")
     parser.add_argument("--peers", type=pathlib.Path)
     parser.add_argument("--models", type=lambda text: text.split(","))
@@ -158,7 +178,8 @@ def main() -> int:
     if options.peers:
         runtimes |= {name: with_peer(options.peers, name) for name in ["rten", "tract"]}
     onnxruntime.set_default_logger_severity(3)
-    failures = []
+    with tempfile.TemporaryDirectory(dir=options.folder) as place:
+        failures = recurrences(options.recurrences, pathlib.Path(place))
     with tempfile.TemporaryDirectory(dir=options.folder) as place:
         folder = pathlib.Path(place)
         head = [f"{name:>12}" for name in runtimes]

@@ -57,6 +57,7 @@ pub(crate) fn onnx(root: &Path, options: &Options) -> Result<()> {
     check.arg(root.join("tools/onnx_check.py"));
     check.arg("--mila").arg(programs.mila);
     check.arg("--weights").arg(programs.weights);
+    check.arg("--recurrences").arg(programs.recurrences);
     if options.openvino {
         check.arg("--openvino");
     }

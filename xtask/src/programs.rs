@@ -14,6 +14,8 @@ pub(crate) struct Programs {
     pub(crate) mila: PathBuf,
     /// Writes weights that hide nothing: the example `formula_weights` of mila-graph.
     pub(crate) weights: PathBuf,
+    /// Writes recurrences of every kind as ONNX: the example `recurrence_cases` of mila-graph.
+    pub(crate) recurrences: PathBuf,
     /// rten and tract, if they were asked for.
     pub(crate) peers: Option<PathBuf>,
 }
@@ -22,9 +24,9 @@ impl Programs {
     /// Builds them; `with_peers` takes minutes the first time.
     pub(crate) fn build(root: &Path, with_peers: bool) -> Result<Self> {
         let binary = ["build", "--release", "--package", "mila", "--no-default-features"];
-        let example = ["build", "--release", "--package", "mila-graph", "--example", "formula_weights"];
+        let examples = ["build", "--release", "--package", "mila-graph", "--examples"];
         run(cargo(&binary).current_dir(root))?;
-        run(cargo(&example).current_dir(root))?;
+        run(cargo(&examples).current_dir(root))?;
         let built = target(root).join("release");
         let program = |folder: &Path, name: &str| folder.join(format!("{name}{EXE_SUFFIX}"));
         let peers = if with_peers {
@@ -36,7 +38,9 @@ impl Programs {
         } else {
             None
         };
-        Ok(Self { mila: program(&built, "mila"), weights: program(&built.join("examples"), "formula_weights"), peers })
+        let example = |name| program(&built.join("examples"), name);
+        let [weights, recurrences] = ["formula_weights", "recurrence_cases"].map(example);
+        Ok(Self { mila: program(&built, "mila"), weights, recurrences, peers })
     }
 }
 

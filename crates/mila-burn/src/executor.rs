@@ -9,13 +9,13 @@ use mila_kernels::batch_norm::BatchStatistics as KernelStatistics;
 use mila_kernels::isa::Isa;
 use mila_ops::{
     Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Error, Executor, LinearAttention,
-    LinearWanted, Mode, NormWanted, Numeric, Result, Source, Wanted, Window, shape,
+    LinearWanted, Mode, NormWanted, Numeric, RecurrenceOn, Result, Source, Wanted, Window, shape,
 };
 
 use crate::operation::{Call, Operation};
 use mila_ops::reference::Array;
 
-use crate::{Handle, Store, extension, portable};
+use crate::{Handle, Store, extension, portable, recurrence};
 
 /// How the operators are carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,10 @@ impl Burn {
         self.leaf(handle).grad_remove(gradients).map(values).transpose()
     }
 
+    pub(crate) fn form(&self) -> Form {
+        self.form
+    }
+
     pub(crate) fn leaf(&self, handle: Handle) -> Tensor<1> {
         self.leaves[handle.0].clone()
     }
@@ -179,8 +183,8 @@ pub struct BatchNorm {
 /// Handle of a raw parameter.
 #[derive(Clone, Copy, Debug)]
 pub struct Parameter {
-    handle: Handle,
-    volume: usize,
+    pub(crate) handle: Handle,
+    pub(crate) volume: usize,
     /// Its extents where it is `[height, width, channels]`.
     grid: Option<[usize; 3]>,
 }
@@ -334,6 +338,10 @@ impl Executor for Burn {
             }
             Form::Portable => portable::linear_attention(qk.clone(), v.clone(), form),
         })
+    }
+
+    fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Tensor<4>, Tensor<4>)> {
+        recurrence::recurrence(self, r)
     }
 
     fn add(&self, a: Tensor<4>, b: &Tensor<4>) -> Result<Tensor<4>> {

@@ -14,6 +14,7 @@ mod executor;
 mod extension;
 mod operation;
 mod portable;
+mod recurrence;
 mod store;
 mod trainer;
 

@@ -9,6 +9,8 @@ use mila_kernels::{
 };
 use mila_ops::{Activation, Dims, LinearAttention, Normalisation, Positions, Window, rope2d};
 
+use crate::recurrence::Packed;
+
 /// An operator with its sizes. Inputs are a map `x` and up to two others, `a` and `b`.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
@@ -30,6 +32,8 @@ pub(crate) enum Operation {
     MeanTokens,
     /// `x`: q and k; `a`: v.
     LinearAttention { dims: Dims, form: LinearAttention },
+    /// `x`: its maps; `a`: its parameters; `b`: its start. The output is one row.
+    Recurrence(Arc<Packed>),
 }
 
 /// An operation, and what it runs on.
@@ -125,6 +129,11 @@ impl Call {
                 let extent = [batch, height, width, dims.channels];
                 out(extent, &mut |y| linear_attention::forward(isa, x, a, shape, rotations.as_ref(), y))
             }
+            Operation::Recurrence(packed) => {
+                let both = packed.forward(isa, x, a, bias);
+                let len = both.len();
+                (both, [1, 1, 1, len])
+            }
         }
     }
 
@@ -183,6 +192,9 @@ impl Call {
                     .then(|| rope2d::rotations(dims.height, dims.width, shape.keys));
                 let gradients = linear_attention::Gradients { qk: &mut dx, v: &mut da };
                 linear_attention::backward(isa, x, a, shape, rotations.as_deref(), dy, gradients);
+            }
+            Operation::Recurrence(packed) => {
+                packed.backward(isa, (x, a, self.bias.then_some(b)), dy, [&mut dx, &mut da, &mut db]);
             }
         }
         [dx, da, db]

@@ -105,7 +105,11 @@ pub(crate) fn layer(tensor: &str) -> String {
 impl Graph {
     /// An image of `channels` channels whose batch, height and width are symbols.
     pub fn image(&self, channels: usize) -> Shaped {
-        let extents = [Symbol::Batch, Symbol::Height, Symbol::Width].map(Extent::of);
+        self.input([Symbol::Batch, Symbol::Height, Symbol::Width].map(Extent::of), channels)
+    }
+
+    /// Another input, of these extents.
+    pub fn input(&self, extents: [Extent; 3], channels: usize) -> Shaped {
         self.record("", Operator::Input, &[], extents, channels, 0)
     }
 

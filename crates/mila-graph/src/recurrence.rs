@@ -27,6 +27,9 @@ pub struct TensorPart {
     pub values: Range<usize>,
 }
 
+/// Step sizes of recorded operands.
+pub(crate) type Delta = recurrence::Delta<MapPart, TensorPart>;
+
 /// A recurrence over inputs of its node and tensors of the manifest; the start is an input, too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recorded {
@@ -173,10 +176,9 @@ mod tests {
             &map.extents[0],
             RecurrenceSizes { heads: case.heads, keys: case.keys, values: case.values, sums: case.sums() },
         );
-        let start = graph.record("", Operator::Input, &[], state.extents, state.channels, 0);
+        let start = graph.input(state.extents, state.channels);
         let (y, state) = graph.recurrence(&case.recurrence(&map, &parameter, &start))?;
-        let (nodes, manifest) = graph.finish();
-        Ok((Trace { nodes, outputs: vec![y.id, state.id], manifest }, [y, state]))
+        Ok((Trace::of_graph(graph, vec![y.id, state.id]), [y, state]))
     }
 
     fn cost(case: &RecurrenceCase, height: usize, width: usize) -> Cost {

@@ -26,8 +26,13 @@ impl Trace {
             Output::Logits(map) => vec![map.id],
             Output::Pyramid(maps) => maps.iter().map(|map| map.id).collect(),
         };
+        Ok(Self::of_graph(graph, outputs))
+    }
+
+    /// What a body has recorded, of which it returns `outputs`.
+    pub fn of_graph(graph: Graph, outputs: Vec<Id>) -> Self {
         let (nodes, manifest) = graph.finish();
-        Ok(Self { nodes, outputs, manifest })
+        Self { nodes, outputs, manifest }
     }
 
     /// The operators in the order in which they run.

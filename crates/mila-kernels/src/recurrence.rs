@@ -25,9 +25,6 @@ mod update;
 pub use backward::{Gradients, backward};
 pub use forward::forward;
 
-/// Channels that one piece of the work takes, of one head.
-const BLOCK: usize = 64;
-
 /// Some channels of every row of a map.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {

@@ -51,6 +51,15 @@ pub(super) enum Setting {
     Float(f32),
     Integer(i64),
     Integers(Vec<i64>),
+    Body(Body),
+}
+
+/// A graph inside a node. It may use what the graph around it has.
+#[derive(Clone, Debug)]
+pub(super) struct Body {
+    nodes: Vec<Node>,
+    inputs: Vec<Value>,
+    outputs: Vec<Value>,
 }
 
 #[derive(Debug)]
@@ -60,7 +69,7 @@ struct Info {
     dims: Vec<Dim>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Node {
     name: String,
     operator: &'static str,
@@ -76,6 +85,8 @@ pub struct Onnx<'t> {
     manifest: &'t [Wanted],
     values: Vec<Info>,
     nodes: Vec<Node>,
+    /// The nodes of the graphs around the one that is being written.
+    around: Vec<Vec<Node>>,
     initialisers: Vec<(Value, Content)>,
     inputs: Vec<Value>,
     outputs: Vec<Value>,
@@ -89,6 +100,7 @@ impl<'t> Onnx<'t> {
             manifest,
             values: Vec::new(),
             nodes: Vec::new(),
+            around: Vec::new(),
             initialisers: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
@@ -154,6 +166,37 @@ impl<'t> Onnx<'t> {
         let value = self.value(name, element, dims.iter().map(|&n| n.into()).collect());
         self.initialisers.push((value, content));
         value
+    }
+
+    /// Begins a graph inside a node with these inputs, of f32: the nodes that follow are its own.
+    pub(super) fn open_body<const N: usize>(&mut self, inputs: [(&str, Vec<Dim>); N]) -> [Value; N] {
+        self.around.push(std::mem::take(&mut self.nodes));
+        inputs.map(|(name, dims)| self.value(name, Element::F32, dims))
+    }
+
+    /// One more input of a graph inside a node, of f32.
+    pub(super) fn body_input(&mut self, name: &str, dims: Vec<Dim>) -> Value {
+        self.value(name, Element::F32, dims)
+    }
+
+    /// Ends it.
+    pub(super) fn close_body(&mut self, inputs: Vec<Value>, outputs: Vec<Value>) -> Setting {
+        let around = self.around.pop().unwrap_or_default();
+        Setting::Body(Body { nodes: std::mem::replace(&mut self.nodes, around), inputs, outputs })
+    }
+
+    /// A node with several outputs of f32.
+    pub(super) fn node_with<const N: usize>(
+        &mut self,
+        name: &str,
+        operator: &'static str,
+        inputs: &[Value],
+        settings: &[(&'static str, Setting)],
+        outputs: [(&str, Vec<Dim>); N],
+    ) -> [Value; N] {
+        let outputs = outputs.map(|(part, dims)| self.value(&format!("{name}/{part}"), Element::F32, dims));
+        self.record(name, operator, inputs, outputs.to_vec(), settings);
+        outputs
     }
 
     /// A node with one output of f32.
@@ -270,12 +313,16 @@ impl<'t> Onnx<'t> {
 
     /// GraphProto without its initialisers (field 5), which follow.
     fn graph(&self) -> Message {
+        self.graph_message("mila", &self.nodes, &self.inputs, &self.outputs)
+    }
+
+    fn graph_message(&self, name: &str, nodes: &[Node], inputs: &[Value], outputs: &[Value]) -> Message {
         let mut graph = Message::default();
-        self.nodes.iter().for_each(|node| graph.message(1, &self.node_message(node)));
-        graph.text(2, "mila");
-        self.inputs.iter().for_each(|&value| graph.message(11, &self.info(value)));
-        self.outputs.iter().for_each(|&value| graph.message(12, &self.info(value)));
-        let inner = self.nodes.iter().flat_map(|node| &node.outputs).filter(|value| !self.outputs.contains(value));
+        nodes.iter().for_each(|node| graph.message(1, &self.node_message(node)));
+        graph.text(2, name);
+        inputs.iter().for_each(|&value| graph.message(11, &self.info(value)));
+        outputs.iter().for_each(|&value| graph.message(12, &self.info(value)));
+        let inner = nodes.iter().flat_map(|node| &node.outputs).filter(|value| !outputs.contains(value));
         inner.for_each(|&value| graph.message(13, &self.info(value)));
         graph
     }
@@ -303,6 +350,10 @@ impl<'t> Onnx<'t> {
                 Setting::Integers(values) => {
                     attribute.integers(8, values);
                     attribute.integer(20, 7);
+                }
+                Setting::Body(Body { nodes, inputs, outputs }) => {
+                    attribute.message(6, &self.graph_message(name, nodes, inputs, outputs));
+                    attribute.integer(20, 5);
                 }
             }
             message.message(5, &attribute);

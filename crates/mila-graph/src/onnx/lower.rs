@@ -21,7 +21,7 @@ pub(super) struct Lowering<'t> {
     /// What names are derived from: the path of the layer, or of the newest layer before.
     paths: Vec<String>,
     /// The nodes that use a map.
-    users: Vec<Vec<Id>>,
+    pub(super) users: Vec<Vec<Id>>,
     pub(super) constants: Vec<(Vec<usize>, Content, Value)>,
     /// `[height, width]` of planes.
     pub(super) grids: HashMap<Value, Value>,
@@ -161,11 +161,10 @@ impl Lowering<'_> {
                 let y = self.activation(&path, x, *then);
                 self.set(id, layout, y);
             }
-            (Operator::Recurrence(_) | Operator::State, _) => {
-                let what = format!("the recurrence `{}` in ONNX", self.path(id));
-                return Err(Error::Unsupported { what, why: "its steps are not exported yet".into() });
-            }
             (Operator::LinearAttention(form), &[qk, v]) => self.attention(id, qk, v, *form)?,
+            (Operator::Recurrence(recorded), inputs) => self.recurrence(id, recorded, inputs)?,
+            // Made by its recurrence, if something uses it.
+            (Operator::State, _) => {}
             (Operator::Add, &[a, b]) => self.binary(id, "Add", a, b)?,
             (Operator::Mul, &[a, b]) => self.binary(id, "Mul", a, b)?,
             (&Operator::Channels { start, end }, &[x]) => self.channels(id, x, start..end)?,

@@ -29,6 +29,7 @@ mod file;
 mod grid;
 mod lower;
 mod maps;
+mod recurrence;
 mod wire;
 
 pub use dim::Extents;

@@ -48,7 +48,7 @@ impl Kernel for AllTokens<'_, '_> {
             for (o, q) in o.chunks_exact_mut(width).zip(stage.q.chunks_exact(keys)) {
                 add_weighted::<A>((q, 1), s, o);
             }
-            pass.finish(&tokens[..count], o);
+            pass.finish::<A>(&tokens[..count], o);
         }
     }
 }

@@ -2,13 +2,16 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, Decay, Normaliser, Recurrence};
+use super::{Decay, Normaliser, Recurrence};
 use crate::{
-    arithmetic::Arithmetic,
+    arithmetic::{Arithmetic, LANES},
     columns::Columns,
     isa::{Isa, Kernel},
     math,
 };
+
+/// Columns that a piece of the work takes at most.
+const WIDEST: usize = 64;
 
 /// What is written into the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,11 +80,18 @@ impl<'a> Core<'a> {
         self.r.heads * self.values()
     }
 
+    /// Columns of a block: a head is cut into an even number of blocks, which two threads share evenly, or is one.
+    pub(super) fn block(&self) -> usize {
+        let blocks = self.values().div_ceil(WIDEST);
+        let blocks = if blocks == 1 { 1 } else { blocks.next_multiple_of(2) };
+        self.values().div_ceil(blocks).next_multiple_of(LANES)
+    }
+
     /// The blocks of all images and heads.
     pub(super) fn blocks(&self) -> impl Iterator<Item = Block> + use<> {
-        let (batch, heads, values) = (self.r.batch, self.r.heads, self.values());
+        let (batch, heads, values, block) = (self.r.batch, self.r.heads, self.values(), self.block());
         let in_head = move |image, head| {
-            (0..values).step_by(BLOCK).map(move |first| Block { image, head, first, width: BLOCK.min(values - first) })
+            (0..values).step_by(block).map(move |first| Block { image, head, first, width: block.min(values - first) })
         };
         (0..batch).flat_map(move |image| (0..heads).flat_map(move |head| in_head(image, head)))
     }

@@ -83,23 +83,31 @@ impl Pass<'_> {
 
     /// Adds what was read for some tokens, `[tokens, width]`, to the output: divided, and with the shortcut.
     #[inline(always)]
-    pub(super) fn finish(&self, index: &[u32], o: &mut [f32]) {
+    pub(super) fn finish<A: Arithmetic>(&self, index: &[u32], o: &mut [f32]) {
         let Pass { core, block, .. } = *self;
         let first = block.head * core.values() + block.first;
         for (o, &token) in o.chunks_exact_mut(block.width).zip(index).filter(|&(_, &token)| token != PAD) {
             let row = block.image * core.r.tokens + token as usize;
             let y = core.output_part(block, row, self.y);
-            if let Some(normalisers) = self.normalisers {
-                normalisers.divide(row, block, o);
-                if let Some((d, x)) = core.r.shortcut {
-                    let x = &x.values[row * x.stride + x.first + first..];
-                    for ((o, x), d) in o.iter_mut().zip(x).zip(&d[first..]) {
-                        *o += x * d;
+            let shortcut = match self.normalisers {
+                Some(normalisers) => {
+                    normalisers.divide(row, block, o);
+                    core.r.shortcut
+                }
+                None => None,
+            };
+            match shortcut {
+                Some((d, x)) => {
+                    let x = &x.values[row * x.stride + x.first + first..][..o.len()];
+                    for (((y, o), x), d) in y.iter_mut().zip(&*o).zip(x).zip(&d[first..]) {
+                        *y += A::mul_add(*x, *d, *o);
                     }
                 }
-            }
-            for (y, o) in y.iter_mut().zip(&*o) {
-                *y += o;
+                None => {
+                    for (y, o) in y.iter_mut().zip(&*o) {
+                        *y += o;
+                    }
+                }
             }
         }
     }
@@ -144,7 +152,7 @@ impl Kernel for Steps<'_, '_> {
                     core.keep(block, s, states);
                 }
             }
-            pass.finish(index, o);
+            pass.finish::<A>(index, o);
         }
     }
 }

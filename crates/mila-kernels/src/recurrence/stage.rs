@@ -75,40 +75,77 @@ impl<'s> Stage<'s> {
                 u.fill(1.0);
                 continue;
             }
-            copy(r.v, row, first_value, u);
             let input = &mut self.input[t * width..][..width];
             match r.input {
-                Input::None => {}
-                Input::OfDecay => multiply(u, along),
+                Input::None => copy(r.v, row, first_value, u),
+                Input::OfDecay => copy_times(r.v, row, first_value, along, u),
                 Input::Channel(delta) => {
                     step_sizes::<A>(delta, row, first_value, input);
-                    multiply(u, input);
+                    copy_times(r.v, row, first_value, input, u);
                 }
                 Input::Head(delta) => {
                     step_sizes::<A>(delta, row, block.head, &mut input[..1]);
                     input.fill(input[0]);
-                    multiply(u, input);
+                    copy_times(r.v, row, first_value, input, u);
                 }
             }
         }
     }
 }
 
+/// Some channels of a row of `map`; none where there is no row.
+#[inline(always)]
+fn channels(map: Rows<'_>, row: Option<usize>, first: usize, count: usize) -> Option<&[f32]> {
+    row.map(|row| &map.values[row * map.stride + map.first + first..][..count])
+}
+
 /// Copies some channels of a row of `map`, zeros where there is no row.
 #[inline(always)]
 pub(super) fn copy(map: Rows<'_>, row: Option<usize>, first: usize, to: &mut [f32]) {
-    match row {
-        Some(row) => to.copy_from_slice(&map.values[row * map.stride + map.first + first..][..to.len()]),
+    match channels(map, row, first, to.len()) {
+        // A loop, because a copy of a few floats is not worth a call.
+        Some(from) => {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = *from;
+            }
+        }
         None => to.fill(0.0),
     }
 }
 
-/// softplus(raw + bias) of some channels of a row.
+/// The same, times `factors`.
+#[inline(always)]
+fn copy_times(map: Rows<'_>, row: Option<usize>, first: usize, factors: &[f32], to: &mut [f32]) {
+    match channels(map, row, first, to.len()) {
+        Some(from) => {
+            for ((to, from), factor) in to.iter_mut().zip(from).zip(factors) {
+                *to = from * factor;
+            }
+        }
+        None => to.fill(0.0),
+    }
+}
+
+/// softplus(raw + bias) of some channels of a row; raw is zero where there is no row.
 #[inline(always)]
 fn step_sizes<A: Arithmetic>(delta: Delta<'_>, row: Option<usize>, first: usize, to: &mut [f32]) {
-    before_softplus(delta, row, first, to);
-    for x in to {
-        *x = math::softplus::<A>(*x);
+    match (channels(delta.raw, row, first, to.len()), delta.bias) {
+        (Some(raw), Some(bias)) => {
+            for ((to, raw), bias) in to.iter_mut().zip(raw).zip(&bias[first..]) {
+                *to = math::softplus::<A>(raw + bias);
+            }
+        }
+        (Some(raw), None) => {
+            for (to, raw) in to.iter_mut().zip(raw) {
+                *to = math::softplus::<A>(*raw);
+            }
+        }
+        (None, _) => {
+            before_softplus(delta, row, first, to);
+            for x in to {
+                *x = math::softplus::<A>(*x);
+            }
+        }
     }
 }
 
@@ -127,12 +164,5 @@ pub(super) fn before_softplus(delta: Delta<'_>, row: Option<usize>, first: usize
 fn exp_each<A: Arithmetic>(x: &mut [f32]) {
     for x in x {
         *x = math::exp::<A>(*x);
-    }
-}
-
-#[inline(always)]
-fn multiply(x: &mut [f32], by: &[f32]) {
-    for (x, by) in x.iter_mut().zip(by) {
-        *x *= by;
     }
 }

@@ -80,8 +80,8 @@ impl<'a> Totals<'a> {
     ) {
         let r = self.r;
         let shared = Shared::of(core);
-        let in_head = core.values().div_ceil(crate::recurrence::BLOCK);
-        let widest = core.values().min(crate::recurrence::BLOCK);
+        let in_head = core.values().div_ceil(core.block());
+        let widest = core.values().min(core.block());
         let len = OfBlock::len(r.keys, widest);
         let blocks: Vec<Block> = core.blocks().collect();
         let mut parameters = vec![0.0; blocks.len() * len];
