@@ -4,7 +4,7 @@ use mila_burn::{AdamW, Burn, ImageBatch, Trainer};
 use mila_models::{Architecture, Task, convnext, mambaout, mila};
 use mila_ops::reference::{Array, Reference};
 use mila_ops::{Builder, Dims, Mode, NoTap};
-use mila_parity::{CONVNEXT_REDUCED, Formula, MAMBAOUT_REDUCED, MILA_REDUCED};
+use mila_parity::{CONVNEXT_REDUCED, Formula, MAMBAOUT_REDUCED, MILA_REDUCED, ablation_reduced};
 
 use crate::check::GRADIENT;
 use crate::forms;
@@ -132,11 +132,42 @@ fn mambaout_with_drop_path() {
     check(Architecture::MambaOut(config), Dims::new(3, 40, 24, 3), &names);
 }
 
+/// Of every variant what it adds, and what it changes the gradient of.
+#[test]
+fn ablation_with_drop_path() {
+    let [block, last] = ["layers.1.blocks.1", "layers.2.blocks.0"];
+    for (variant, parts) in [
+        ("baseline", ["attn.qk.weight", "attn.v.weight"]),
+        ("input-gate", ["attn.x_proj.weight", "attn.dt_proj.bias"]),
+        ("shortcut", ["attn.D", "attn.v.weight"]),
+        ("no-norm", ["attn.qk.weight", "attn.proj.bias"]),
+        ("single-head", ["attn.qk.weight", "attn.v.weight"]),
+        ("block-all", ["attn.qk.weight", "dwc.weight"]),
+        ("block-sub", ["attn.qk.bias", "act_proj.weight"]),
+        ("ape", ["attn.ape", "attn.qk.weight"]),
+        ("lepe", ["attn.lepe.weight", "attn.v.weight"]),
+        ("cpe", ["cpe1.weight", "attn.qk.weight"]),
+        ("rope", ["attn.qk.weight", "norm1.bias"]),
+    ] {
+        let names = [
+            format!("{block}.{}", parts[0]),
+            format!("{last}.{}", parts[1]),
+            "layers.0.downsample.reduction.weight".into(),
+            "patch_embed.norm.weight".into(),
+        ];
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        check(ablation_reduced(variant).with_drop_path(0.3), Dims::new(3, 16, 16, 3), &names);
+    }
+}
+
 /// A gradient that is finite and not zero for every trained tensor of every family.
 #[test]
 fn every_parameter_is_trained() {
-    let dims = Dims::new(3, 40, 24, 3);
-    for architecture in [Architecture::ConvNext(CONVNEXT_REDUCED), Architecture::MambaOut(MAMBAOUT_REDUCED)] {
+    let pictures = [Architecture::ConvNext(CONVNEXT_REDUCED), Architecture::MambaOut(MAMBAOUT_REDUCED)];
+    let pictures = pictures.map(|architecture| (architecture, Dims::new(3, 40, 24, 3)));
+    let grids = ["input-gate", "shortcut", "no-norm", "single-head", "block-all", "block-sub", "ape", "lepe", "cpe", "rope"];
+    let grids = grids.map(|variant| (ablation_reduced(variant), Dims::new(3, 16, 16, 3)));
+    for (architecture, dims) in pictures.into_iter().chain(grids) {
         for form in forms() {
             let build = |declared: &mut Burn| architecture.build(&mut Builder::new(declared, &Formula), TASK);
             let mut trainer = Trainer::new(AdamW::default(), None, SEED, build).expect("a model").with_form(form);
