@@ -45,6 +45,26 @@ def weighted(q: Tensor, k: Tensor, v: Tensor, heads: int, variant: str) -> Tenso
     return y.transpose(1, 2).reshape(batch, height, width, channels)
 
 
+def decayed(q: Tensor, k: Tensor, v: Tensor, heads: int, delta: Tensor, a: Tensor) -> Tensor:
+    """Equations (4) and (11): S_i = exp(delta_i A) S_{i-1} + K_i^T V_i, Z_i = Z_{i-1} + K_i^T, y_i = Q_i S_i / (Q_i Z_i).
+
+    Tokens come row by row. delta: as v; a: [channels, width of a head], negative.
+    """
+    batch, height, width, channels = v.shape
+    rows = lambda x: (F.elu(x) + 1).reshape(batch, height * width, heads, -1)
+    q, k = rows(q), rows(k)
+    v, delta = v.reshape(batch, -1, channels), delta.reshape(batch, -1, channels)
+    state = torch.zeros(batch, channels, a.shape[1], dtype=v.dtype)
+    sums = torch.zeros_like(k[:, 0])
+    own = torch.arange(channels) // (channels // heads)  # The head of a channel.
+    out = []
+    for i in range(height * width):
+        state = torch.exp(delta[:, i, :, None] * a) * state + v[:, i, :, None] * k[:, i, own]
+        sums = sums + k[:, i]
+        out.append((state * q[:, i, own]).sum(-1) / ((q[:, i] * sums).sum(-1)[:, own] + 1e-6))
+    return torch.stack(out, dim=1).reshape(batch, height, width, channels)
+
+
 class Attention(nn.Module):
     """`keys` channels of all heads' queries and keys, `inside` of the values, from `inputs` channels."""
 
@@ -58,10 +78,12 @@ class Attention(nn.Module):
             self.v = nn.Linear(inputs, inside)
         if c.variant == "ape":
             self.ape = nn.Parameter(torch.zeros(grid, grid, keys))
-        if c.variant == "input-gate":
+        if c.variant in ("input-gate", "forget-gate"):
             rank = max(inputs // 16, 1)
             self.x_proj = nn.Linear(inputs, rank, bias=False)
             self.dt_proj = nn.Linear(rank, inside)
+        if c.variant == "forget-gate":
+            self.A_log = nn.Parameter(torch.zeros(inside, c.head_dim))
         if c.variant == "lepe":
             self.lepe = DepthwiseConv(inside)
         if c.variant == "shortcut":
@@ -74,7 +96,11 @@ class Attention(nn.Module):
             k = k + self.ape
         if self.variant == "input-gate":
             v = F.softplus(self.dt_proj(self.x_proj(x))) * v
-        y = weighted(q, k, v, self.heads, self.variant)
+        if self.variant == "forget-gate":
+            delta = F.softplus(self.dt_proj(self.x_proj(x)))
+            y = decayed(q, k, v, self.heads, delta, -self.A_log.exp())
+        else:
+            y = weighted(q, k, v, self.heads, self.variant)
         if self.variant == "shortcut":
             y = y + self.D * v
         if self.variant == "lepe":

@@ -29,6 +29,7 @@ REDUCED = mila.Config(16, (1, 2, 1, 1), (1, 2, 4, 8), num_classes=10)
 ABLATION = (
     "baseline",
     "input-gate",
+    "forget-gate",
     "shortcut",
     "no-norm",
     "single-head",

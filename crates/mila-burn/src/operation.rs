@@ -58,6 +58,7 @@ fn kernel_activation(then: Activation) -> mila_kernels::Activation {
         Activation::Silu => mila_kernels::Activation::Silu,
         Activation::Gelu => mila_kernels::Activation::Gelu,
         Activation::Softplus => mila_kernels::Activation::Softplus,
+        Activation::EluPlusOne => mila_kernels::Activation::EluPlusOne,
     }
 }
 

@@ -100,6 +100,7 @@ pub(crate) fn activate(x: Tensor<4>, then: Activation) -> Tensor<4> {
         Activation::Relu => activation::relu(x),
         Activation::Silu => activation::silu(x),
         Activation::Gelu => activation::gelu(x),
+        Activation::EluPlusOne => elu_plus_one(x),
         // Above zero by its own reflection, so that nothing overflows.
         Activation::Softplus => x.clone().clamp_min(0.0) + x.abs().neg().exp().log1p(),
     }
@@ -125,6 +126,11 @@ pub(crate) fn patches(x: Tensor<4>) -> Tensor<4> {
     pairs.permute([0, 1, 3, 4, 2, 5]).reshape([batch, height / 2, width / 2, 4 * channels])
 }
 
+/// `elu(x) + 1`.
+fn elu_plus_one<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    x.clone().clamp_min(0.0) + x.clamp_max(0.0).exp()
+}
+
 /// Linear attention; see [`mila_ops::Executor::linear_attention`].
 pub(crate) fn linear_attention(qk: Tensor<4>, v: Tensor<4>, form: LinearAttention) -> Tensor<4> {
     let [b, height, width, c] = v.dims();
@@ -133,10 +139,9 @@ pub(crate) fn linear_attention(qk: Tensor<4>, v: Tensor<4>, form: LinearAttentio
         let width = t.dims()[2] / heads;
         t.reshape([b, n, heads, width]).permute([0, 2, 1, 3])
     };
-    let positive = |t: Tensor<3>| t.clone().clamp_min(0.0) + t.clamp_max(0.0).exp(); // elu + 1
     let qk = qk.reshape([b, n, 2 * keys]);
-    let q = positive(qk.clone().narrow(2, 0, keys));
-    let k = positive(qk.narrow(2, keys, keys));
+    let q = elu_plus_one(qk.clone().narrow(2, 0, keys));
+    let k = elu_plus_one(qk.narrow(2, keys, keys));
     let turns = (form.positions == Positions::Rotary).then(|| rotations(height, width, keys, &v.device()));
     let turn = |t: Tensor<3>| match &turns {
         None => t,

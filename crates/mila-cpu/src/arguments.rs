@@ -20,6 +20,7 @@ pub(crate) fn kernel_activation(then: Activation) -> mila_kernels::Activation {
         Activation::Silu => mila_kernels::Activation::Silu,
         Activation::Gelu => mila_kernels::Activation::Gelu,
         Activation::Softplus => mila_kernels::Activation::Softplus,
+        Activation::EluPlusOne => mila_kernels::Activation::EluPlusOne,
     }
 }
 

@@ -194,6 +194,9 @@ fn ablation_at_the_papers_size() {
         blocks.iter().map(|(side, channels, depth)| side * side * (channels - 32) * depth).sum::<u64>(),
         1_138_368
     );
+    let forget = trace("ablation-forget-gate", CLASSIFY);
+    let cost = forget.cost(Sizes::square(224));
+    assert_eq!((forget.parameters(), cost.macs_with_scan), (28_680_328, 4_807_051_776));
     let all = trace("ablation-block-all", CLASSIFY);
     let cost = all.cost(Sizes::square(224));
     assert_eq!(all.parameters(), 28_479_688);
@@ -211,7 +214,7 @@ fn ablation_for_small_images() {
     let (parameters, macs) = count("baseline");
     assert_eq!((parameters, macs), (367_402, 17_755_392));
     for name in
-        ["input-gate", "shortcut", "no-norm", "single-head", "block-all", "block-sub", "ape", "lepe", "cpe", "rope"]
+        ["input-gate", "forget-gate", "shortcut", "no-norm", "single-head", "block-all", "block-sub", "ape", "lepe", "cpe", "rope"]
     {
         let found = count(name);
         assert!((200_000..400_000).contains(&found.0), "{name}: {} parameters", found.0);

@@ -21,6 +21,8 @@ pub enum Activation {
     Gelu,
     /// ln(1 + eˣ).
     Softplus,
+    /// elu(x) + 1: x + 1 above zero, eˣ below.
+    EluPlusOne,
 }
 
 impl Activation {
@@ -56,6 +58,11 @@ impl Activation {
             Activation::Softplus => {
                 for y in y {
                     *y = math::softplus::<A>(*y);
+                }
+            }
+            Activation::EluPlusOne => {
+                for y in y {
+                    *y = math::elu_plus_one::<A>(*y);
                 }
             }
         }
@@ -127,6 +134,9 @@ impl Kernel for Backward<'_> {
             Activation::Silu => elements.for_each(|((&x, dy), dx)| *dx = dy * math::silu_derivative::<A>(x)),
             Activation::Gelu => elements.for_each(|((&x, dy), dx)| *dx = dy * math::gelu_derivative::<A>(x)),
             Activation::Softplus => elements.for_each(|((&x, dy), dx)| *dx = dy * math::sigmoid::<A>(x)),
+            Activation::EluPlusOne => elements.for_each(|((&x, dy), dx)| {
+                *dx = dy * math::elu_derivative_at(math::elu_plus_one::<A>(x));
+            }),
         }
     }
 }
@@ -143,11 +153,24 @@ mod tests {
             Activation::Silu => x / (1.0 + (-x).exp()),
             Activation::Gelu => 0.5 * x * libm::erfc(-x / std::f64::consts::SQRT_2),
             Activation::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+            Activation::EluPlusOne => {
+                if x > 0.0 {
+                    x + 1.0
+                } else {
+                    x.exp()
+                }
+            }
         }
     }
 
-    const ALL: [Activation; 5] =
-        [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::Softplus];
+    const ALL: [Activation; 6] = [
+        Activation::None,
+        Activation::Relu,
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::Softplus,
+        Activation::EluPlusOne,
+    ];
 
     #[test]
     fn both_ways_on_every_length() {

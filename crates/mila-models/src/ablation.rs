@@ -10,6 +10,7 @@
 
 mod attention;
 mod block;
+mod forget_gate;
 mod presets;
 
 use mila_ops::{Activation, Builder, Convolution, Error, Executor, LAYER_NORM_EPS, Normalisation, Result, Tap};
@@ -43,6 +44,8 @@ pub struct Config {
 pub struct Design {
     /// Distinction 1.
     pub input_gate: InputGate,
+    /// Distinction 2.
+    pub forget_gate: ForgetGate,
     /// Distinction 3.
     pub shortcut: Shortcut,
     /// Distinction 4. Without it the `1/N` stays; the paper does not say.
@@ -63,6 +66,18 @@ pub enum InputGate {
     /// `softplus(W2 W1 x)` per channel and token, not causal. The rank of `W1` is a sixteenth of the channels, as Mamba's
     /// `dt_rank`, and `W2` has a bias that starts at zero: inferred, a full matrix would not fit the printed size.
     Softplus,
+}
+
+/// Distinction 2: how much of the state a token leaves to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForgetGate {
+    /// All: every token sees all tokens.
+    Absent,
+    /// `exp(Δ_i A)` of it, from token to token, row by row: a causal recurrence in one direction. `Δ = softplus(W2 W1 x + b)` is
+    /// that of the input gate, with Mamba's initial `A` and `b`. The normaliser sums up the keys so far and forgets none, as in
+    /// equation (4); whether the paper's does is open, as are its eps and the single direction. The scan's printed FLOPs are
+    /// nine for every element of the state.
+    Recurrent,
 }
 
 /// Distinction 3: what of the values goes past the attention.
@@ -116,6 +131,7 @@ impl Design {
     /// Linear attention in a Transformer block.
     pub const BASELINE: Self = Self {
         input_gate: InputGate::Absent,
+        forget_gate: ForgetGate::Absent,
         shortcut: Shortcut::Absent,
         normalisation: Normalisation::Weights,
         heads: Heads::Multi,

@@ -13,4 +13,6 @@ pub enum Activation {
     Gelu,
     /// `ln(1 + exp(x))`: positive, as a gate's step size has to be.
     Softplus,
+    /// `elu(x) + 1`: `x + 1` above zero, `exp(x)` below; the feature map of linear attention, positive.
+    EluPlusOne,
 }

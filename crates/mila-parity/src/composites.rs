@@ -104,7 +104,14 @@ fn check<E: Numeric + 'static>(make: Factory<E>, dims: Dims, tolerance: Toleranc
     );
     let fused = e.conv_residual(x.clone(), &depthwise, scaled());
     same("conv residual onto", fused, composed::conv_residual(&e, x.clone(), &depthwise, scaled()));
-    for then in [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::Softplus] {
+    for then in [
+        Activation::None,
+        Activation::Relu,
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::Softplus,
+        Activation::EluPlusOne,
+    ] {
         same("conv", e.conv(&x, &normed, then), composed::conv(&e, &x, &normed, then));
     }
     let fused = e.bottleneck(&x, &bottleneck, &mut NoTap);

@@ -95,6 +95,7 @@ fn activation(name: &str) -> Activation {
         "silu" => Activation::Silu,
         "gelu" => Activation::Gelu,
         "softplus" => Activation::Softplus,
+        "elu_plus_one" => Activation::EluPlusOne,
         other => panic!("golden activation `{other}` is unknown to the harness"),
     }
 }

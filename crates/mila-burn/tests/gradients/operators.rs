@@ -9,8 +9,14 @@ use crate::check::{SEED, STEP, check};
 use crate::forms;
 use crate::operator::{GRID, Operator, Ratio};
 
-const ACTIVATIONS: [Activation; 5] =
-    [Activation::None, Activation::Relu, Activation::Silu, Activation::Gelu, Activation::Softplus];
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::None,
+    Activation::Relu,
+    Activation::Silu,
+    Activation::Gelu,
+    Activation::Softplus,
+    Activation::EluPlusOne,
+];
 
 /// One image of one token, a few of one token, and maps of odd sides.
 const EXTENTS: [Dims; 5] = [

@@ -249,6 +249,11 @@ impl Lowering<'_> {
                 apply("Mul", &[product, half])
             }
             Activation::Softplus => apply("Softplus", &[x]),
+            Activation::EluPlusOne => {
+                let elu = apply("Elu", &[x]);
+                let one = self.scalar(1.0);
+                self.file.node(&format!("{path}/Add"), "Add", &[elu, one], &[], dims)
+            }
         }
     }
 

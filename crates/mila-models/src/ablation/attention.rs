@@ -1,15 +1,16 @@
 //! Linear attention with the choices of a [`Design`].
 
 use mila_ops::{
-    Activation, Builder, Convolution, Executor, Init, LinearAttention, Positions, Residual, Result, Tap, shape,
+    Activation, Builder, Convolution, Error, Executor, Init, LinearAttention, Positions, Residual, Result, Tap, shape,
 };
 
-use super::{Config, Design, Encoding, Heads, InputGate, Shortcut};
+use super::forget_gate::ForgetfulAttention;
+use super::{Config, Design, Encoding, ForgetGate, Heads, InputGate, Shortcut};
 
 /// Deviation of the truncated normal that absolute positions start from, as Swin's.
 const POSITION_STD: f32 = 0.02;
 /// Channels for one of the input gate's rank, as Mamba's `dt_rank`.
-const RANK: usize = 16;
+pub(super) const RANK: usize = 16;
 
 /// Widths of an attention.
 #[derive(Clone, Copy)]
@@ -38,10 +39,18 @@ struct Gate<E: Executor> {
     up: E::Linear,
 }
 
+/// How tokens are mixed.
+enum Mixing<E: Executor> {
+    /// Each sees all.
+    All(LinearAttention),
+    /// Each sees those before it, the less the further.
+    Before(ForgetfulAttention<E>),
+}
+
 /// Queries and keys, values, and what is done to them.
 pub(super) struct Attention<E: Executor> {
     names: [String; 2],
-    form: LinearAttention,
+    mixing: Mixing<E>,
     qk: E::Linear,
     value: Option<E::Linear>,
     ape: Option<E::Parameter>,
@@ -53,7 +62,7 @@ pub(super) struct Attention<E: Executor> {
 impl<E: Executor> Attention<E> {
     /// Asks for `attn.*`, on a grid of `grid` by `grid` tokens.
     pub(super) fn build(b: &mut Builder<E>, c: &Config, widths: Widths, values: Values, grid: usize) -> Result<Self> {
-        let Design { input_gate, shortcut, normalisation, heads, positions, .. } = c.design;
+        let Design { input_gate, forget_gate, shortcut, normalisation, heads, positions, .. } = c.design;
         let (keys, heads) = match heads {
             Heads::Multi => (widths.keys, widths.values / c.head_dim),
             Heads::Single => (c.head_dim, 1),
@@ -86,6 +95,16 @@ impl<E: Executor> Attention<E> {
                     Some(Gate { name: b.path("input_gate"), down, up: b.linear("dt_proj", rank, widths.values)? })
                 }
             };
+            let mixing = match forget_gate {
+                ForgetGate::Absent => Mixing::All(form),
+                ForgetGate::Recurrent => {
+                    if form != LinearAttention::plain(heads) {
+                        let what = "a forget gate beside other positions or without normalisation".into();
+                        return Err(Error::Unsupported { what, why: "the paper changes one thing at a time".into() });
+                    }
+                    Mixing::Before(ForgetfulAttention::build(b, widths.inputs, widths.values, (keys, heads))?)
+                }
+            };
             let lepe = match positions {
                 Encoding::Lepe => Some(b.conv("lepe", Convolution::depthwise(widths.values, 3))?),
                 _ => None,
@@ -94,7 +113,7 @@ impl<E: Executor> Attention<E> {
                 Shortcut::Absent => None,
                 Shortcut::Learned => Some(b.parameter("D", &[widths.values], Init::Ones)?),
             };
-            Ok(Self { names: [b.path("qk"), b.path("")], form, qk, value, ape, gate, lepe, shortcut })
+            Ok(Self { names: [b.path("qk"), b.path("")], mixing, qk, value, ape, gate, lepe, shortcut })
         })
     }
 
@@ -114,9 +133,11 @@ impl<E: Executor> Attention<E> {
             let delta = tap.pass(&gate.name, e.linear(&low, &gate.up, Activation::Softplus)?)?;
             v = e.mul(v, &delta)?;
         }
-        drop(x);
-        let mut mixed = e.linear_attention(&qk, &v, self.form)?;
-        drop(qk);
+        let mut mixed = match &self.mixing {
+            Mixing::All(form) => e.linear_attention(&qk, &v, *form)?,
+            Mixing::Before(attention) => attention.forward(e, &x, &qk, &v, tap)?,
+        };
+        drop((x, qk));
         if let Some(factors) = &self.shortcut {
             mixed = e.add(mixed, &e.scale(v.clone(), factors)?)?;
         }

@@ -2,12 +2,13 @@
 
 use mila_ops::Normalisation;
 
-use super::{BlockDesign, Config, Design, Encoding, Heads, InputGate, Shortcut};
+use super::{BlockDesign, Config, Design, Encoding, ForgetGate, Heads, InputGate, Shortcut};
 use crate::registry::{Architecture, Preprocessing, Preset, Published};
 
 const PAPER: &str = "arXiv 2405.16605";
 const BASE: Design = Design::BASELINE;
 const INPUT_GATE: Design = Design { input_gate: InputGate::Softplus, ..BASE };
+const FORGET_GATE: Design = Design { forget_gate: ForgetGate::Recurrent, ..BASE };
 const SHORTCUT: Design = Design { shortcut: Shortcut::Learned, ..BASE };
 const NO_NORM: Design = Design { normalisation: Normalisation::Absent, ..BASE };
 const SINGLE_HEAD: Design = Design { heads: Heads::Single, ..BASE };
@@ -27,6 +28,7 @@ pub(crate) const PRESETS: &[Preset] = &[
         ("28M", "4.5G", 1152, 77.6),
     ),
     full("ablation-input-gate", "the baseline with Mamba's input gate", INPUT_GATE, ("29M", "4.5G", 1069, 77.8)),
+    full("ablation-forget-gate", "the baseline with Mamba's forget gate", FORGET_GATE, ("29M", "4.8G", 743, 78.4)),
     full("ablation-shortcut", "the baseline with Mamba's shortcut", SHORTCUT, ("28M", "4.5G", 1066, 77.8)),
     full("ablation-no-norm", "the baseline without attention normalisation", NO_NORM, ("28M", "4.5G", 1215, 72.4)),
     full("ablation-single-head", "the baseline with one head", SINGLE_HEAD, ("24M", "3.9G", 1540, 73.5)),
@@ -38,6 +40,7 @@ pub(crate) const PRESETS: &[Preset] = &[
     full("ablation-rope", "the baseline with rotary positions", ROPE, ("28M", "4.5G", 1113, 80.0)),
     small("ablation-baseline-32", "ablation-baseline for 32x32 images", BASE),
     small("ablation-input-gate-32", "ablation-input-gate for 32x32 images", INPUT_GATE),
+    small("ablation-forget-gate-32", "ablation-forget-gate for 32x32 images", FORGET_GATE),
     small("ablation-shortcut-32", "ablation-shortcut for 32x32 images", SHORTCUT),
     small("ablation-no-norm-32", "ablation-no-norm for 32x32 images", NO_NORM),
     small("ablation-single-head-32", "ablation-single-head for 32x32 images", SINGLE_HEAD),

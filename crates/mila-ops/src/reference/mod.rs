@@ -122,6 +122,13 @@ fn activated<T: Real>(x: T, activation: Activation) -> T {
         }
         Activation::Silu => x / (one + (-x).exp()),
         Activation::Gelu => T::of(0.5) * x * (one + (x * T::of(std::f64::consts::FRAC_1_SQRT_2)).erf()),
+        Activation::EluPlusOne => {
+            if x > T::zero() {
+                x + one
+            } else {
+                x.exp()
+            }
+        }
         // Above zero by its own reflection, so that nothing overflows. Not `max`, which would hide a NaN.
         Activation::Softplus => {
             if x > T::zero() {
