@@ -23,7 +23,7 @@ PRESETS = (
     ("mambaout-b", "mambaout_base", 64, 96),
 )
 # Registered names of models of our own, and the image.
-MAMBA_PRESETS = {"vmamba-t": (64, 96), "vmamba-t-s1l8": (64, 96)}
+MAMBA_PRESETS = {"vmamba-t": (64, 96), "vmamba-t-s1l8": (64, 96), "vim-ti": (224, 224), "mamba-nd-s": (224, 224)}
 
 
 def image(batch: int, height: int, width: int) -> Tensor:
@@ -93,3 +93,21 @@ def with_stages(cases: Cases, make: Callable[[int, int], nn.Module], sizes: tupl
 def vmamba_reduced() -> Cases:
     config = mamba.VMambaConfig(16, (1, 2, 1, 1), num_classes=10)
     return with_stages(Cases(), lambda *_: mamba.VMamba(config), ((1, 64, 64), (2, 45, 70), (1, 7, 1)))
+
+
+def vmamba_v0_reduced() -> Cases:
+    config = mamba.VMambaConfig(16, (1, 2, 1, 1), states=16, first_version=True, num_classes=10)
+    return with_stages(Cases(), lambda *_: mamba.VMamba(config), ((1, 64, 64), (1, 45, 70)))
+
+
+def vim_reduced() -> Cases:
+    return with_stages(Cases(), lambda *_: mamba.Vim(32, 3, 3, 5, 10), ((2, 48, 80),))
+
+
+def mamba_nd_reduced() -> Cases:
+    """As released, and with the residual taken before the norm."""
+    cases = with_stages(Cases(), lambda *_: mamba.MambaNd(32, 6, 3, 6, 4, 10), ((2, 48, 32),))
+    before = with_stages(Cases(), lambda *_: mamba.MambaNd(32, 6, 3, 6, 4, 10, after_norm=False), ((1, 48, 32),))
+    cases.descriptions += [case | {"variant": "before_norm"} for case in before.descriptions]
+    cases.tensors |= before.tensors
+    return cases

@@ -8,14 +8,15 @@ use burn::tensor::{Device, Gradients, Tensor};
 use mila_kernels::batch_norm::BatchStatistics as KernelStatistics;
 use mila_kernels::isa::Isa;
 use mila_ops::{
-    Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Error, Executor, LinearAttention,
-    LinearWanted, Mode, NormWanted, Numeric, RecurrenceOn, Result, Source, Wanted, Window, shape,
+    Activation, BatchNormWanted, BatchStatistics, CausalConv, ConvWanted, Dims, DropPath, Error, Executor,
+    LinearAttention, LinearWanted, Mode, NormForm, NormWanted, Numeric, PatchOrder, RecurrenceOn, Result, ScanOrder,
+    Source, TokenPlace, Wanted, Window, shape,
 };
 
 use crate::operation::{Call, Operation};
 use mila_ops::reference::Array;
 
-use crate::{Handle, Store, extension, portable, recurrence};
+use crate::{Handle, Store, extension, portable, recurrence, sequence};
 
 /// How the operators are carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,11 +160,12 @@ pub struct Conv {
     outputs: usize,
 }
 
-/// Handles of a layer norm.
+/// Handles of a norm over channels.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm {
     weight: Handle,
-    bias: Handle,
+    /// Of a layer norm.
+    bias: Option<Handle>,
     channels: usize,
     eps: f64,
 }
@@ -219,7 +221,11 @@ impl Executor for Burn {
     fn prepare_layer_norm(&mut self, wanted: NormWanted, source: &dyn Source) -> Result<Norm> {
         let (channels, eps) = (wanted.weight.volume(), wanted.eps);
         let weight = self.store.declare(wanted.weight, source)?;
-        Ok(Norm { weight, bias: self.store.declare(wanted.bias, source)?, channels, eps })
+        let bias = match wanted.form {
+            NormForm::Layer { bias } => Some(self.store.declare(bias, source)?),
+            NormForm::RootMeanSquare => None,
+        };
+        Ok(Norm { weight, bias, channels, eps })
     }
 
     fn prepare_batch_norm(&mut self, wanted: BatchNormWanted, source: &dyn Source) -> Result<BatchNorm> {
@@ -309,13 +315,12 @@ impl Executor for Burn {
 
     fn layer_norm(&self, x: &Tensor<4>, p: &Norm) -> Result<Tensor<4>> {
         shape::channels("layer norm", p.channels, x.dims()[3])?;
-        let (weight, bias) = (self.leaf(p.weight), self.leaf(p.bias));
-        Ok(match self.form {
-            Form::Kernels(isa) => {
-                let operation = Operation::LayerNorm { eps: p.eps };
-                self.call(isa, operation, [Some(weight), Some(bias)], x.clone())
-            }
-            Form::Portable => portable::layer_norm(x.clone(), weight, bias, p.eps),
+        let (weight, bias, eps) = (self.leaf(p.weight), self.optional(p.bias), p.eps);
+        Ok(match (self.form, bias) {
+            (Form::Kernels(isa), None) => self.call(isa, Operation::RmsNorm { eps }, [Some(weight), None], x.clone()),
+            (Form::Kernels(isa), bias) => self.call(isa, Operation::LayerNorm { eps }, [Some(weight), bias], x.clone()),
+            (Form::Portable, Some(bias)) => portable::layer_norm(x.clone(), weight, bias, eps),
+            (Form::Portable, None) => sequence::rms_norm(x.clone(), weight, eps),
         })
     }
 
@@ -364,6 +369,48 @@ impl Executor for Burn {
         Ok(Tensor::cat(vec![a.clone(), b.clone()], 3))
     }
 
+    fn causal_conv(
+        &self,
+        x: &Tensor<4>,
+        p: &CausalConv<Self>,
+        order: ScanOrder,
+        then: Activation,
+    ) -> Result<Tensor<4>> {
+        let [_, height, width, channels] = x.dims();
+        shape::channels("causal convolution", p.conv.inputs, channels)?;
+        let steps = order.steps(height, width)?;
+        let (table, taps) = (steps.sources(p.taps), p.taps);
+        let (weight, bias) = (self.leaf(p.conv.weight), self.optional(p.conv.bias));
+        let y = match self.form {
+            Form::Kernels(isa) => {
+                let operation = Operation::CausalConv { taps, tables: Arc::new([table, steps.readers(taps)]) };
+                self.call(isa, operation, [Some(weight), bias], x.clone())
+            }
+            Form::Portable => sequence::causal_conv(x.clone(), weight, bias, &table, taps),
+        };
+        self.activate(y, then)
+    }
+
+    fn insert_token(&self, x: &Tensor<4>, token: &Parameter, place: TokenPlace) -> Result<Tensor<4>> {
+        shape::channels("class token", token.volume, x.dims()[3])?;
+        Ok(sequence::insert_token(x.clone(), self.leaf(token.handle), place))
+    }
+
+    fn take_token(&self, x: &Tensor<4>, place: TokenPlace) -> Result<Tensor<4>> {
+        let [_, height, width, _] = x.dims();
+        shape::token_row(&height, height == 1)?;
+        Ok(x.clone().narrow(2, place.index(width - 1), 1))
+    }
+
+    fn require_grid(&self, x: &Tensor<4>, grid: [usize; 2]) -> Result<()> {
+        let [_, height, width, _] = x.dims();
+        shape::grid(grid, [height, width])
+    }
+
+    fn scale_all(&self, x: Tensor<4>, factor: f32) -> Result<Tensor<4>> {
+        Ok(x * factor)
+    }
+
     fn scale(&self, x: Tensor<4>, p: &Parameter) -> Result<Tensor<4>> {
         shape::channels("scale", p.volume, x.dims()[3])?;
         let factors = self.leaf(p.handle);
@@ -380,14 +427,14 @@ impl Executor for Burn {
         };
         let extent = dims(&x);
         shape::positions([height, width, channels], [extent.height, extent.width, extent.channels])?;
-        let table = self.leaf(p.handle).reshape([1, height, width, channels]);
+        let table = self.leaf(p.handle).reshape([1, extent.height, extent.width, channels]);
         Ok(portable::add_positions(x, table))
     }
 
-    fn patches(&self, x: Tensor<4>) -> Result<Tensor<4>> {
+    fn patches(&self, x: Tensor<4>, order: PatchOrder) -> Result<Tensor<4>> {
         let [_, height, width, _] = x.dims();
         shape::patches(height, width)?;
-        Ok(portable::patches(x))
+        Ok(portable::patches(x, order))
     }
 
     fn drop_path(&self, x: Tensor<4>, drop: DropPath) -> Result<Tensor<4>> {

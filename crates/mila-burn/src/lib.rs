@@ -15,6 +15,7 @@ mod extension;
 mod operation;
 mod portable;
 mod recurrence;
+mod sequence;
 mod store;
 mod trainer;
 

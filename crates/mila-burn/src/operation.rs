@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use mila_kernels::batch_norm::BatchStatistics;
 use mila_kernels::linear_attention::{self, Attention, Rotations};
 use mila_kernels::{
-    Epilogue, Isa, Map, PackedMatrix, activation, batch_norm, conv, depthwise, elementwise, layer_norm, linear, pool,
+    Epilogue, Isa, Map, PackedMatrix, activation, batch_norm, causal_conv, conv, depthwise, elementwise, layer_norm,
+    linear, pool, rms_norm,
 };
 use mila_ops::{Activation, Dims, LinearAttention, Normalisation, Positions, Window, rope2d};
 
@@ -22,6 +23,10 @@ pub(crate) enum Operation {
     Depthwise { channels: usize, window: Window },
     /// `a`: weight; `b`: bias.
     LayerNorm { eps: f64 },
+    /// `a`: weight.
+    RmsNorm { eps: f64 },
+    /// Along an order, whose sources and readers the tables are. `a`: weight `[channels, 1, taps]`; `b`: bias.
+    CausalConv { taps: usize, tables: Arc<[Vec<u32>; 2]> },
     /// With the statistics of the batch, which the forward pass leaves behind. `a`: weight; `b`: bias.
     BatchNorm { eps: f64, statistics: Arc<OnceLock<BatchStatistics>> },
     /// No other input.
@@ -111,6 +116,12 @@ impl Call {
             &Operation::LayerNorm { eps } => {
                 out(extent, &mut |y| layer_norm::forward(isa, x, a, Some(b), eps as f32, y))
             }
+            &Operation::RmsNorm { eps } => out(extent, &mut |y| rms_norm::forward(isa, x, a, eps as f32, y)),
+            Operation::CausalConv { taps, tables } => {
+                let weight = depthwise::pack_weight(a, channels, *taps);
+                let (weight, none) = ((weight.as_slice(), *taps), mila_kernels::Activation::None);
+                out(extent, &mut |y| causal_conv::forward(isa, x, &tables[0], weight, bias, none, y))
+            }
             Operation::BatchNorm { eps, statistics } => {
                 let found = statistics.get_or_init(|| batch_norm::statistics(isa, x, channels));
                 out(extent, &mut |y| batch_norm::forward(isa, x, found.with_eps(*eps as f32), a, b, y))
@@ -174,6 +185,20 @@ impl Call {
             &Operation::LayerNorm { eps } => {
                 let gradients = layer_norm::Gradients { x: &mut dx, weight: &mut da, bias: &mut db };
                 layer_norm::backward(isa, x, a, eps as f32, dy, gradients);
+            }
+            &Operation::RmsNorm { eps } => rms_norm::backward(isa, x, a, eps as f32, dy, &mut dx, &mut da),
+            Operation::CausalConv { taps, tables } => {
+                let weight = depthwise::pack_weight(a, channels, *taps);
+                if dx_wanted {
+                    let (weight, none) = ((weight.as_slice(), *taps), mila_kernels::Activation::None);
+                    causal_conv::forward(isa, dy, &tables[1], weight, None, none, &mut dx);
+                }
+                let (mut packed, mut sums) = (vec![0.0; weight.len()], vec![0.0; channels]);
+                causal_conv::backward_weight(isa, x, &tables[0], dy, (&mut packed, *taps), &mut sums);
+                da = depthwise::unpack_weight(&packed, channels, *taps);
+                if let Some(bias) = bias {
+                    bias.copy_from_slice(&sums);
+                }
             }
             Operation::BatchNorm { eps, statistics } => {
                 let found = statistics.get_or_init(|| batch_norm::statistics(isa, x, channels));

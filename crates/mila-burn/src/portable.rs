@@ -2,7 +2,7 @@
 
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, activation, module};
-use mila_ops::{Activation, LinearAttention, Normalisation, Positions, Window, rope2d};
+use mila_ops::{Activation, LinearAttention, Normalisation, PatchOrder, Positions, Window, rope2d};
 
 /// `x W^T + b`; weight `[outputs, inputs]`, flat.
 pub(crate) fn linear(x: Tensor<4>, weight: Tensor<1>, bias: Option<Tensor<1>>, outputs: usize) -> Tensor<4> {
@@ -119,11 +119,15 @@ pub(crate) fn add_positions(x: Tensor<4>, table: Tensor<4>) -> Tensor<4> {
     x + table
 }
 
-/// Patches of 2x2 tokens side by side, the left column first.
-pub(crate) fn patches(x: Tensor<4>) -> Tensor<4> {
+/// Patches of 2x2 tokens side by side.
+pub(crate) fn patches(x: Tensor<4>, order: PatchOrder) -> Tensor<4> {
     let [batch, height, width, channels] = x.dims();
     let pairs: Tensor<6> = x.reshape([batch, height / 2, 2, width / 2, 2, channels]);
-    pairs.permute([0, 1, 3, 4, 2, 5]).reshape([batch, height / 2, width / 2, 4 * channels])
+    let axes = match order {
+        PatchOrder::Tokens => [0, 1, 3, 4, 2, 5],
+        PatchOrder::Channels => [0, 1, 3, 5, 2, 4],
+    };
+    pairs.permute(axes).reshape([batch, height / 2, width / 2, 4 * channels])
 }
 
 /// `elu(x) + 1`.

@@ -6,13 +6,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use mila_kernels::linear_attention::{self, Attention, Rotations};
 use mila_kernels::{
-    Isa, activation, bottleneck, channels, conv, depthwise, elementwise, layer_norm, linear, mlp, pool,
+    Centre, Isa, activation, bottleneck, channels, conv, depthwise, elementwise, layer_norm, linear, mlp, pool,
+    rms_norm,
 };
 use mila_ops::reference::Array;
 use mila_ops::{
-    Activation, BatchNormWanted, Bottleneck, ConvWanted, Dims, DropPath, Executor, FusedBottleneck, GatedConv,
-    GatedInput, LinearAttention, LinearWanted, Mlp, NormWanted, Normalisation, NormedLinear, Numeric, Onto, Positions,
-    RecurrenceOn, Residual, Result, Source, Tap, Wanted, Window, composed, rope2d, shape,
+    Activation, BatchNormWanted, Bottleneck, CausalConv, ConvWanted, Dims, DropPath, Executor, FusedBottleneck,
+    GatedConv, GatedInput, LinearAttention, LinearWanted, Mlp, NormWanted, Normalisation, NormedLinear, Numeric, Onto,
+    PatchOrder, Positions, RecurrenceOn, Residual, Result, ScanOrder, Source, Tap, TokenPlace, Wanted, Window,
+    composed, rope2d, shape,
 };
 
 use crate::arguments::{epilogue, extent, kernel_activation, kernel_window};
@@ -20,6 +22,7 @@ use crate::buffer::{Map, Pool, Recycling};
 use crate::observer::Observer;
 use crate::prepared::{Affine, Conv, Kernel, Linear, Norm, Precision, Table, fetch};
 use crate::recurrence::{self, Orders};
+use crate::sequence::Sources;
 
 /// Rotary tables that are kept: four sizes of a model of four stages. A stream of ever new sizes must not fill the memory.
 const TABLES: usize = 16;
@@ -34,6 +37,7 @@ pub struct Cpu {
     /// Rotary tables by height, width and channels.
     rotations: RwLock<HashMap<[usize; 3], Arc<Rotations>>>,
     pub(crate) orders: Orders,
+    pub(crate) sources: Sources,
 }
 
 impl Default for Cpu {
@@ -58,6 +62,7 @@ impl Cpu {
             observer: None,
             rotations: RwLock::default(),
             orders: Orders::default(),
+            sources: Sources::default(),
         }
     }
 
@@ -233,8 +238,15 @@ impl Executor for Cpu {
 
     fn layer_norm(&self, x: &Map, p: &Norm) -> Result<Map> {
         shape::channels("layer norm", p.weight.len(), x.dims().channels)?;
-        let forward = |y: &mut [f32]| layer_norm::forward(self.isa, x.values(), &p.weight, Some(&p.bias), p.eps, y);
-        self.operator("layer norm", x.dims(), forward)
+        let (weight, values) = (&p.weight, x.values());
+        match p.centre {
+            Centre::Mean => self.operator("layer norm", x.dims(), |y| {
+                layer_norm::forward(self.isa, values, weight, Some(&p.bias), p.eps, y);
+            }),
+            Centre::Zero => {
+                self.operator("rms norm", x.dims(), |y| rms_norm::forward(self.isa, values, weight, p.eps, y))
+            }
+        }
     }
 
     fn activate(&self, x: Map, then: Activation) -> Result<Map> {
@@ -306,12 +318,35 @@ impl Executor for Cpu {
         self.operator("scale", x.dims(), |y| elementwise::scale_channels(self.isa, x.values(), factors, y))
     }
 
+    fn causal_conv(&self, x: &Map, p: &CausalConv<Self>, order: ScanOrder, then: Activation) -> Result<Map> {
+        self.causally_convolved(x, p, order, then)
+    }
+
+    fn insert_token(&self, x: &Map, token: &Table, place: TokenPlace) -> Result<Map> {
+        self.with_token(x, token, place)
+    }
+
+    fn take_token(&self, x: &Map, place: TokenPlace) -> Result<Map> {
+        self.token_of(x, place)
+    }
+
+    fn require_grid(&self, x: &Map, grid: [usize; 2]) -> Result<()> {
+        shape::grid(grid, [x.dims().height, x.dims().width])
+    }
+
+    fn scale_all(&self, x: Map, factor: f32) -> Result<Map> {
+        self.begin("scale");
+        let scaled = self.changed(x, |x| elementwise::multiply_all(self.isa, factor, x));
+        self.end(scaled.dims());
+        Ok(scaled)
+    }
+
     fn add_positions(&self, x: Map, table: &Table) -> Result<Map> {
         self.positioned(x, table)
     }
 
-    fn patches(&self, x: Map) -> Result<Map> {
-        self.in_patches(&x)
+    fn patches(&self, x: Map, order: PatchOrder) -> Result<Map> {
+        self.in_patches(&x, order)
     }
 
     fn drop_path(&self, x: Map, _: DropPath) -> Result<Map> {
@@ -346,43 +381,11 @@ impl Executor for Cpu {
     }
 
     fn gated_input(&self, x: &Map, p: &GatedInput<Self>, tap: &mut dyn Tap<Self>) -> Result<(Map, Map)> {
-        if tap.wants(&p.norm_name) {
-            return composed::gated_input(self, x, p, tap);
-        }
-        shape::channels("layer norm", p.norm.weight.len(), x.dims().channels)?;
-        for linear in [&p.gate, &p.inner] {
-            shape::channels("linear", linear.weight.depth(), x.dims().channels)?;
-        }
-        let [gate_dims, inner_dims] = [&p.gate, &p.inner].map(|p| x.dims().with_channels(p.weight.columns()));
-        let (mut gate, mut inner) = (self.pool.map(gate_dims), self.pool.map(inner_dims));
-        self.begin("normed linear pair");
-        // Nothing else can share maps that the pool has just made.
-        if let (Some(gate), Some(inner)) = (gate.unique(), inner.unique()) {
-            let silu = epilogue(gate_dims, p.gate.bias.as_deref(), Activation::Silu, None)?;
-            let plain = epilogue(inner_dims, p.inner.bias.as_deref(), Activation::None, None)?;
-            let layers = [(&p.gate.weight, silu, gate), (&p.inner.weight, plain, inner)];
-            linear::forward_normed_pair(self.isa, x.values(), p.norm.kernel(), layers);
-        }
-        self.end(gate_dims.with_channels(gate_dims.channels + inner_dims.channels));
-        Ok((gate, inner))
+        self.fused_gated_input(x, p, tap)
     }
 
     fn gated_output(&self, x: Map, gate: &Map, p: &Linear, add: Residual<Self>) -> Result<Map> {
-        if add.layer_scale.is_some() {
-            return composed::gated_output(self, x, gate, p, add);
-        }
-        shape::same("gate", &x.dims(), &gate.dims())?;
-        shape::channels("linear", p.weight.depth(), x.dims().channels)?;
-        let residual = match &add.onto {
-            Onto::Input => &x,
-            Onto::Map(onto) => onto,
-        };
-        let dims = x.dims().with_channels(p.weight.columns());
-        let epilogue = epilogue(dims, p.bias.as_deref(), Activation::None, Some(residual))?;
-        let forward = |y: &mut [f32]| {
-            linear::forward_gated(self.isa, x.values(), gate.values(), &p.weight, epilogue, y);
-        };
-        self.operator("gated linear", dims, forward)
+        self.fused_gated_output(x, gate, p, add)
     }
 
     fn mlp(&self, x: Map, p: &Mlp<Self>, add: Residual<Self>, tap: &mut dyn Tap<Self>) -> Result<Map> {

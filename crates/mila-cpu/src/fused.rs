@@ -1,7 +1,9 @@
 //! Composites of a linear map and what lies beside it.
 
 use mila_kernels::{channels, linear};
-use mila_ops::{Activation, Executor, GatedConv, NormedLinear, Onto, Residual, Result, Tap, composed, shape};
+use mila_ops::{
+    Activation, Executor, GatedConv, GatedInput, NormedLinear, Onto, Residual, Result, Tap, composed, shape,
+};
 
 use crate::arguments::{epilogue, kernel_activation};
 use crate::buffer::Map;
@@ -9,6 +11,51 @@ use crate::executor::Cpu;
 use crate::prepared::Linear;
 
 impl Cpu {
+    pub(crate) fn fused_gated_input(
+        &self,
+        x: &Map,
+        p: &GatedInput<Self>,
+        tap: &mut dyn Tap<Self>,
+    ) -> Result<(Map, Map)> {
+        if tap.wants(&p.norm_name) {
+            return composed::gated_input(self, x, p, tap);
+        }
+        shape::channels("layer norm", p.norm.weight.len(), x.dims().channels)?;
+        for linear in [&p.gate, &p.inner] {
+            shape::channels("linear", linear.weight.depth(), x.dims().channels)?;
+        }
+        let [gate_dims, inner_dims] = [&p.gate, &p.inner].map(|p| x.dims().with_channels(p.weight.columns()));
+        let (mut gate, mut inner) = (self.pool.map(gate_dims), self.pool.map(inner_dims));
+        self.begin("normed linear pair");
+        // Nothing else can share maps that the pool has just made.
+        if let (Some(gate), Some(inner)) = (gate.unique(), inner.unique()) {
+            let silu = epilogue(gate_dims, p.gate.bias.as_deref(), Activation::Silu, None)?;
+            let plain = epilogue(inner_dims, p.inner.bias.as_deref(), Activation::None, None)?;
+            let layers = [(&p.gate.weight, silu, gate), (&p.inner.weight, plain, inner)];
+            linear::forward_normed_pair(self.isa(), x.values(), p.norm.kernel(), layers);
+        }
+        self.end(gate_dims.with_channels(gate_dims.channels + inner_dims.channels));
+        Ok((gate, inner))
+    }
+
+    pub(crate) fn fused_gated_output(&self, x: Map, gate: &Map, p: &Linear, add: Residual<Self>) -> Result<Map> {
+        if add.layer_scale.is_some() {
+            return composed::gated_output(self, x, gate, p, add);
+        }
+        shape::same("gate", &x.dims(), &gate.dims())?;
+        shape::channels("linear", p.weight.depth(), x.dims().channels)?;
+        let residual = match &add.onto {
+            Onto::Input => &x,
+            Onto::Map(onto) => onto,
+        };
+        let dims = x.dims().with_channels(p.weight.columns());
+        let epilogue = epilogue(dims, p.bias.as_deref(), Activation::None, Some(residual))?;
+        let forward = |y: &mut [f32]| {
+            linear::forward_gated(self.isa(), x.values(), gate.values(), &p.weight, epilogue, y);
+        };
+        self.operator("gated linear", dims, forward)
+    }
+
     pub(crate) fn fused_normed_linear(&self, x: &Map, p: &NormedLinear<Self>, tap: &mut dyn Tap<Self>) -> Result<Map> {
         if tap.wants(&p.norm_name) {
             return composed::normed_linear(self, x, p, tap);

@@ -1,6 +1,6 @@
 //! Operators that see where a token lies: absolute positions, patches, padding.
 
-use mila_ops::{Dims, Error, Result, shape};
+use mila_ops::{Dims, Error, PatchOrder, Result, shape};
 
 use crate::Cpu;
 use crate::buffer::Map;
@@ -29,8 +29,8 @@ impl Cpu {
         Ok(sum)
     }
 
-    /// The four tokens of each patch of 2x2 side by side, the left column first.
-    pub(crate) fn in_patches(&self, x: &Map) -> Result<Map> {
+    /// The four tokens of each patch of 2x2 side by side.
+    pub(crate) fn in_patches(&self, x: &Map, order: PatchOrder) -> Result<Map> {
         let Dims { batch, height, width, channels } = x.dims();
         shape::patches(height, width)?;
         self.operator("patches", Dims::new(batch, height / 2, width / 2, 4 * channels), |y| {
@@ -40,9 +40,19 @@ impl Cpu {
                 let (upper, lower) = rows.split_at(row);
                 let tokens = upper.chunks_exact(channels).zip(lower.chunks_exact(channels)).enumerate();
                 for (column, (upper, lower)) in tokens {
-                    let pair = &mut patches[column * 2 * channels..][..2 * channels];
-                    pair[..channels].copy_from_slice(upper);
-                    pair[channels..].copy_from_slice(lower);
+                    match order {
+                        PatchOrder::Tokens => {
+                            let pair = &mut patches[column * 2 * channels..][..2 * channels];
+                            pair[..channels].copy_from_slice(upper);
+                            pair[channels..].copy_from_slice(lower);
+                        }
+                        PatchOrder::Channels => {
+                            let patch = &mut patches[column / 2 * 4 * channels..][..4 * channels];
+                            for (values, (upper, lower)) in patch.chunks_exact_mut(4).zip(upper.iter().zip(lower)) {
+                                (values[column % 2], values[2 + column % 2]) = (*upper, *lower);
+                            }
+                        }
+                    }
                 }
             }
         })

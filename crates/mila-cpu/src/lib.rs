@@ -24,6 +24,7 @@ mod grid;
 mod observer;
 mod prepared;
 mod recurrence;
+mod sequence;
 
 pub use buffer::{Map, Recycling};
 pub use executor::Cpu;

@@ -1,7 +1,9 @@
 //! Parameters in the layouts that the kernels want.
 
-use mila_kernels::{Bf16Unit, Isa, PackedMatrix, depthwise};
-use mila_ops::{BatchNormWanted, ConvWanted, Error, LinearWanted, NormWanted, Result, Source, Wanted, Window};
+use mila_kernels::{Bf16Unit, Centre, Isa, PackedMatrix, depthwise};
+use mila_ops::{
+    BatchNormWanted, ConvWanted, Error, LinearWanted, NormForm, NormWanted, Result, Source, Wanted, Window,
+};
 
 /// What linear maps and convolutions over all channels multiply. Sums, and everything else, are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,7 +86,6 @@ impl Conv {
             let terms = before.iter().zip(&affine.scale).zip(&affine.shift);
             bias = Some(terms.map(|((b, scale), shift)| b * scale + shift).collect());
         }
-        let taps = window.kernel * window.kernel;
         let kernel = match (wanted.groups, window) {
             (1, Window { kernel: 1, stride: 1, padding: 0 }) => {
                 Kernel::Pointwise(precision.of(PackedMatrix::from_columns(isa, &weight, outputs, inputs)))
@@ -94,7 +95,7 @@ impl Conv {
                 Kernel::Full(precision.of(packed))
             }
             (groups, _) if groups == inputs && groups == outputs => {
-                Kernel::Depthwise(depthwise::pack_weight(&weight, outputs, taps))
+                Kernel::Depthwise(depthwise::pack_weight(&weight, outputs, weight.len() / outputs.max(1)))
             }
             (groups, _) => {
                 let what = format!("a convolution of {groups} groups for {inputs} channels");
@@ -105,25 +106,31 @@ impl Conv {
     }
 }
 
-/// A layer norm.
+/// A norm over channels.
 #[derive(Debug)]
 pub struct Norm {
     pub(crate) weight: Vec<f32>,
+    /// Zeros for RMSNorm.
     pub(crate) bias: Vec<f32>,
     pub(crate) eps: f32,
+    pub(crate) centre: Centre,
 }
 
 impl Norm {
     pub(crate) fn load(wanted: &NormWanted, source: &dyn Source) -> Result<Self> {
-        let (weight, bias) = (fetch(source, &wanted.weight)?, fetch(source, &wanted.bias)?);
-        Ok(Self { weight, bias, eps: wanted.eps as f32 })
+        let weight = fetch(source, &wanted.weight)?;
+        let (bias, centre) = match &wanted.form {
+            NormForm::Layer { bias } => (fetch(source, bias)?, Centre::Mean),
+            NormForm::RootMeanSquare => (vec![0.0; weight.len()], Centre::Zero),
+        };
+        Ok(Self { weight, bias, eps: wanted.eps as f32, centre })
     }
 }
 
 impl Norm {
     /// As the kernels take it.
     pub(crate) fn kernel(&self) -> mila_kernels::Norm<'_> {
-        mila_kernels::Norm { weight: &self.weight, bias: &self.bias, eps: self.eps }
+        mila_kernels::Norm { weight: &self.weight, bias: &self.bias, eps: self.eps, centre: self.centre }
     }
 }
 

@@ -27,7 +27,8 @@ impl Sizes {
 pub struct Cost {
     /// Convolutions, linear maps and matrix products; fvcore's convention without norms.
     pub macs: u64,
-    /// And norms: 5 a value for layer norm, 2 for batch norm in evaluation (fvcore's convention).
+    /// And norms: 5 a value for layer norm, 2 for batch norm in evaluation (fvcore's convention), 3 for RMSNorm, which
+    /// fvcore does not know.
     pub macs_with_norms: u64,
     /// `macs` and recurrences: 9 for every element of the state of S6 and one for its shortcut, as the published tables of
     /// the Mamba families count; other gates' elements count 3, and 2 without one.
@@ -95,13 +96,18 @@ impl Trace {
                 part = weight.values.len();
                 [*bias, None]
             }
-            Operator::Convolution { weight, bias, .. } => [Some(*weight), *bias],
+            Operator::Convolution { weight, bias, .. } | Operator::CausalConv { weight, bias, .. } => {
+                [Some(*weight), *bias]
+            }
             Operator::BatchNorm { tensors, .. } => [Some(tensors[0]), Some(tensors[1])],
             Operator::LayerNorm { tensors, .. } => tensors.map(Some),
+            Operator::RmsNorm { weight, .. } => [Some(*weight), None],
             Operator::Recurrence(recorded) => {
                 return recorded.tensors().into_iter().map(|part| part.values.len()).sum();
             }
-            Operator::Scale(table) | Operator::AddPositions(table) => [Some(*table), None],
+            Operator::Scale(tensor) | Operator::AddPositions(tensor) | Operator::InsertToken { token: tensor, .. } => {
+                [Some(*tensor), None]
+            }
             _ => [None, None],
         };
         let tensors = ids.into_iter().flatten().map(|id| &self.manifest()[id.0]);

@@ -6,8 +6,9 @@ use std::fmt;
 use std::ops::Range;
 
 use mila_ops::{
-    Activation, BatchNormWanted, ConvWanted, DropPath, Error, Executor, LinearAttention, LinearWanted, NormWanted,
-    Normalisation, RecurrenceOn, Result, Source, Values, Wanted, Window, shape,
+    Activation, BatchNormWanted, CausalConv, ConvWanted, DropPath, Error, Executor, LinearAttention, LinearWanted,
+    NormForm, NormWanted, Normalisation, PatchOrder, RecurrenceOn, Result, ScanOrder, Source, TokenPlace, Values,
+    Wanted, Window, shape,
 };
 
 use crate::{Extent, Id, Node, Operator, Symbol, TensorId, TensorPart};
@@ -61,21 +62,23 @@ pub struct Linear {
 /// A convolution as recorded.
 #[derive(Clone, Debug)]
 pub struct Conv {
-    name: String,
-    weight: TensorId,
-    bias: Option<TensorId>,
+    pub(crate) name: String,
+    pub(crate) weight: TensorId,
+    pub(crate) bias: Option<TensorId>,
     norm: Option<BatchNorm>,
     window: Window,
     groups: usize,
-    inputs: usize,
+    pub(crate) inputs: usize,
     outputs: usize,
 }
 
-/// A layer norm as recorded.
+/// A norm over channels as recorded.
 #[derive(Clone, Debug)]
 pub struct Norm {
     name: String,
-    tensors: [TensorId; 2],
+    weight: TensorId,
+    /// Of a layer norm.
+    bias: Option<TensorId>,
     channels: usize,
     eps: f64,
 }
@@ -143,6 +146,7 @@ impl Graph {
     ) -> Shaped {
         let norm_macs_per_token = match operator {
             Operator::LayerNorm { .. } => 5 * channels as u64,
+            Operator::RmsNorm { .. } => 3 * channels as u64,
             Operator::BatchNorm { .. } => 2 * channels as u64,
             _ => 0,
         };
@@ -163,7 +167,7 @@ impl Graph {
     }
 
     /// Records an operator that keeps the extent of its first input.
-    fn like(&self, name: &str, operator: Operator, inputs: &[&Shaped]) -> Shaped {
+    pub(crate) fn like(&self, name: &str, operator: Operator, inputs: &[&Shaped]) -> Shaped {
         self.record(name, operator, inputs, inputs[0].extents.clone(), inputs[0].channels, 0)
     }
 
@@ -213,7 +217,11 @@ impl Executor for Graph {
             name: layer(&wanted.weight.name),
             channels: wanted.weight.volume(),
             eps: wanted.eps,
-            tensors: [self.declare(wanted.weight), self.declare(wanted.bias)],
+            weight: self.declare(wanted.weight),
+            bias: match wanted.form {
+                NormForm::Layer { bias } => Some(self.declare(bias)),
+                NormForm::RootMeanSquare => None,
+            },
         })
     }
 
@@ -261,7 +269,11 @@ impl Executor for Graph {
 
     fn layer_norm(&self, x: &Shaped, p: &Norm) -> Result<Shaped> {
         shape::channels("layer norm", p.channels, x.channels)?;
-        Ok(self.like(&p.name, Operator::LayerNorm { tensors: p.tensors, eps: p.eps }, &[x]))
+        let operator = match p.bias {
+            Some(bias) => Operator::LayerNorm { tensors: [p.weight, bias], eps: p.eps },
+            None => Operator::RmsNorm { weight: p.weight, eps: p.eps },
+        };
+        Ok(self.like(&p.name, operator, &[x]))
     }
 
     fn activate(&self, x: Shaped, then: Activation) -> Result<Shaped> {
@@ -307,6 +319,27 @@ impl Executor for Graph {
         Ok(self.record("", Operator::Concat, &[a, b], a.extents.clone(), a.channels + b.channels, 0))
     }
 
+    fn causal_conv(&self, x: &Shaped, p: &CausalConv<Self>, order: ScanOrder, then: Activation) -> Result<Shaped> {
+        self.record_causal_conv(x, p, order, then)
+    }
+
+    fn insert_token(&self, x: &Shaped, token: &Parameter, place: TokenPlace) -> Result<Shaped> {
+        self.record_insert_token(x, token, place)
+    }
+
+    fn take_token(&self, x: &Shaped, place: TokenPlace) -> Result<Shaped> {
+        self.record_take_token(x, place)
+    }
+
+    fn require_grid(&self, x: &Shaped, grid: [usize; 2]) -> Result<()> {
+        self.record("", Operator::RequireGrid(grid), &[x], x.extents.clone(), 0, 0);
+        Ok(())
+    }
+
+    fn scale_all(&self, x: Shaped, factor: f32) -> Result<Shaped> {
+        Ok(self.like("", Operator::ScaleAll(factor), &[&x]))
+    }
+
     fn scale(&self, x: Shaped, p: &Parameter) -> Result<Shaped> {
         shape::channels("scale", p.volume, x.channels)?;
         Ok(self.like(&p.name, Operator::Scale(p.tensor), &[&x]))
@@ -324,11 +357,11 @@ impl Executor for Graph {
         Ok(self.like(&p.name, Operator::AddPositions(p.tensor), &[&x]))
     }
 
-    fn patches(&self, x: Shaped) -> Result<Shaped> {
+    fn patches(&self, x: Shaped, order: PatchOrder) -> Result<Shaped> {
         let [batch, height, width] = &x.extents;
         let half = |n: &Extent| n.clone().divided_up(2);
         let extents = [batch.clone(), half(height), half(width)];
-        Ok(self.record("", Operator::Patches, &[&x], extents, 4 * x.channels, 0))
+        Ok(self.record("", Operator::Patches(order), &[&x], extents, 4 * x.channels, 0))
     }
 
     fn drop_path(&self, x: Shaped, _: DropPath) -> Result<Shaped> {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::Sizes;
 
-/// An extent of the input that is not known while tracing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What an expression starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Symbol {
     /// Images in the batch.
     Batch,
@@ -13,6 +13,8 @@ pub enum Symbol {
     Height,
     /// Columns of pixels.
     Width,
+    /// The product of a map's height and width.
+    Tokens(Box<[Extent; 2]>),
 }
 
 /// A number, or an expression in normal form: two extents that these rules make equal compare equal.
@@ -118,6 +120,14 @@ impl Extent {
         Self::Of { symbol, steps: Vec::new() }
     }
 
+    /// `height * width`.
+    pub fn tokens(height: &Self, width: &Self) -> Self {
+        match (height, width) {
+            (Self::Number(height), Self::Number(width)) => Self::Number(height * width),
+            grid => Self::of(Symbol::Tokens(Box::new([grid.0.clone(), grid.1.clone()]))),
+        }
+    }
+
     /// `self * times + plus`.
     pub fn affine(self, times: usize, plus: isize) -> Self {
         match self {
@@ -164,11 +174,12 @@ impl Extent {
             Self::Number(n) => *n as isize,
             Self::Of { symbol, steps } => {
                 let start = match symbol {
-                    Symbol::Batch => sizes.batch,
-                    Symbol::Height => sizes.height,
-                    Symbol::Width => sizes.width,
+                    Symbol::Batch => sizes.batch as isize,
+                    Symbol::Height => sizes.height as isize,
+                    Symbol::Width => sizes.width as isize,
+                    Symbol::Tokens(grid) => grid.iter().map(|extent| extent.signed(sizes)).product(),
                 };
-                steps.iter().fold(start as isize, |x, step| step.at(x))
+                steps.iter().fold(start, |x, step| step.at(x))
             }
         }
     }
@@ -181,11 +192,12 @@ impl fmt::Display for Extent {
             Self::Of { symbol, steps } => (symbol, steps),
         };
         let start = match symbol {
-            Symbol::Batch => "batch",
-            Symbol::Height => "height",
-            Symbol::Width => "width",
+            Symbol::Batch => "batch".to_owned(),
+            Symbol::Height => "height".to_owned(),
+            Symbol::Width => "width".to_owned(),
+            Symbol::Tokens(grid) => format!("{} {}", grid[0], grid[1]),
         };
-        let text = steps.iter().fold(start.to_owned(), |x, step| match step {
+        let text = steps.iter().fold(start, |x, step| match step {
             Step::Affine { times: 1, plus } => format!("({x} {plus:+})"),
             Step::Affine { times, plus: 0 } => format!("{times} {x}"),
             Step::Affine { times, plus } => format!("({times} {x} {plus:+})"),
@@ -207,6 +219,16 @@ mod tests {
         assert_eq!(H.divided_up(2).divided_up(2), H.divided_up(4));
         assert_eq!(H.divided_up(4).affine(4, 0).divided_up(2), H.divided_up(4).affine(2, 0));
         assert_eq!(H.affine(1, 1).divided_up(2).affine(1, 3).divided_up(2), H.affine(1, 7).divided_up(4));
+    }
+
+    #[test]
+    fn a_row_of_tokens_and_one_more() {
+        let width = Extent::of(Symbol::Width);
+        let row = Extent::tokens(&H.divided_up(16), &width).affine(1, 1);
+        assert_eq!(row.at(Sizes { batch: 1, height: 33, width: 5 }), 16);
+        assert_eq!(row.to_string(), "(ceil(height / 16) width +1)");
+        assert_eq!(row, Extent::tokens(&H.divided_up(4).divided_up(4), &width).affine(1, 1));
+        assert_eq!(Extent::tokens(&Extent::Number(3), &Extent::Number(4)), Extent::Number(12));
     }
 
     /// Padding to a multiple first and a stride of 2 with padding 1 give the same extents.

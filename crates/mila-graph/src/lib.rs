@@ -19,6 +19,7 @@ mod extent;
 mod node;
 pub mod onnx;
 mod recurrence;
+mod tokens;
 mod trace;
 
 pub use cost::{Cost, Layer, Sizes};

@@ -1,6 +1,6 @@
 //! The recorded operators.
 
-use mila_ops::{Activation, LinearAttention, Window};
+use mila_ops::{Activation, LinearAttention, PatchOrder, ScanOrder, TokenPlace, Window};
 
 use crate::{Extent, Recorded, TensorPart};
 
@@ -51,6 +51,37 @@ pub enum Operator {
         /// Added to the variance.
         eps: f64,
     },
+    /// RMSNorm over channels.
+    RmsNorm {
+        /// `[channels]`.
+        weight: TensorId,
+        /// Added to the mean square.
+        eps: f64,
+    },
+    /// Causal depthwise convolution along an order.
+    CausalConv {
+        /// `[channels, 1, taps]`.
+        weight: TensorId,
+        /// `[channels]`.
+        bias: Option<TensorId>,
+        /// Steps that an output sees.
+        taps: usize,
+        /// In which order.
+        order: ScanOrder,
+        /// What follows.
+        then: Activation,
+    },
+    /// The tokens in a row, with a class token among them.
+    InsertToken {
+        /// `[channels]`.
+        token: TensorId,
+        /// Where it stands.
+        place: TokenPlace,
+    },
+    /// The class token of a row.
+    TakeToken(TokenPlace),
+    /// Nothing: its input has to have this height and width. It has no channels, for it gives no map.
+    RequireGrid([usize; 2]),
     /// An activation alone.
     Activate(Activation),
     /// Inputs: qk, v.
@@ -74,10 +105,12 @@ pub enum Operator {
     Concat,
     /// A factor per channel.
     Scale(TensorId),
+    /// One factor.
+    ScaleAll(f32),
     /// A value per channel and token of a fixed grid, `[height, width, c]`, added to the last `c` channels.
     AddPositions(TensorId),
-    /// Patches of 2x2 tokens side by side, the left column first.
-    Patches,
+    /// Patches of 2x2 tokens side by side.
+    Patches(PatchOrder),
     /// Mean over tokens.
     MeanTokens,
     /// Zeros below and to the right.
@@ -99,6 +132,6 @@ pub struct Node {
     pub channels: usize,
     /// Multiply-accumulates of convolutions, linear maps and matrix products per output token.
     pub macs_per_token: u64,
-    /// What the norms add per output token: 5 a value for layer norm, 2 for batch norm in evaluation.
+    /// What the norms add per output token: 5 a value for layer norm, 3 for RMSNorm, 2 for batch norm in evaluation.
     pub norm_macs_per_token: u64,
 }

@@ -56,11 +56,14 @@ impl Trace {
     /// `Shape`, with the grid that is expected.
     pub fn fits(&self, sizes: Sizes) -> Result<()> {
         for node in &self.nodes {
+            let [height, width] = [1, 2].map(|axis| node.extents[axis].at(sizes));
+            if let Operator::RequireGrid(grid) = node.operator {
+                shape::grid(grid, [height, width])?;
+            }
             if let Operator::AddPositions(table) = node.operator
-                && let &[height, width, channels] = self.manifest[table.0].shape.as_slice()
+                && let &[rows, columns, channels] = self.manifest[table.0].shape.as_slice()
             {
-                let map = [node.extents[1].at(sizes), node.extents[2].at(sizes), node.channels];
-                shape::positions([height, width, channels], map)?;
+                shape::positions([rows, columns, channels], [height, width, node.channels])?;
             }
         }
         Ok(())

@@ -154,7 +154,7 @@ fn mlps(bench: &Bench) {
         let fc1 = PackedMatrix::from_columns(bench.isa, &numbers(hidden * channels), hidden, channels);
         let fc2 = PackedMatrix::from_columns(bench.isa, &numbers(hidden * channels), channels, hidden);
         let mut y = vec![0.0; rows * channels];
-        let norm = Norm { weight: &weight, bias: &bias, eps: 1e-5 };
+        let norm = Norm { weight: &weight, bias: &bias, eps: 1e-5, centre: mila_kernels::Centre::Mean };
         let mlp = Mlp {
             fc1: &fc1,
             bias: None,

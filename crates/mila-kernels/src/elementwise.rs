@@ -22,6 +22,11 @@ pub fn multiply(isa: Isa, a: &[f32], b: &[f32], y: &mut [f32]) {
     combine(isa, a, b, y, |a, b| a * b);
 }
 
+/// `y *= factor`.
+pub fn multiply_all(isa: Isa, factor: f32, y: &mut [f32]) {
+    threads::chunks(y, threads::PIECE, |_, y| isa.run(MultiplyAll { factor, y }));
+}
+
 /// `y += x`; the slices have one length.
 ///
 /// # Panics
@@ -129,6 +134,22 @@ impl Kernel for AddProducts<'_> {
     }
 }
 
+struct MultiplyAll<'a> {
+    factor: f32,
+    y: &'a mut [f32],
+}
+
+impl Kernel for MultiplyAll<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        for y in self.y {
+            *y *= self.factor;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,5 +186,19 @@ mod tests {
                 },
             );
         }
+    }
+
+    #[test]
+    fn one_factor_for_all() {
+        let x = numbers(1, 40_001);
+        let wanted: Vec<f64> = x.iter().map(|&x| f64::from(x) * 0.5).collect();
+        everywhere(
+            |isa| {
+                let mut y = x.clone();
+                multiply_all(isa, 0.5, &mut y);
+                vec![y]
+            },
+            |isa, y| assert_close(isa, &y[0], &wanted, 1e-7),
+        );
     }
 }

@@ -13,7 +13,9 @@
 //! | [`mlp`] | y = activation(norm(x) W₁ + b₁) W₂ + b₂ + residual |
 //! | [`bottleneck`] | 1x1, depthwise, 1x1 |
 //! | [`conv`], [`depthwise`] | the same with windows of a map |
+//! | [`causal_conv`] | the same with the tokens before one in any order |
 //! | [`layer_norm`], [`batch_norm`] | y = (x - mean) / sqrt(variance + ε) · weight + bias |
+//! | [`rms_norm`] | y = x / sqrt(mean(x²) + ε) · weight |
 //! | [`linear_attention`] | o = (R φ(q))ᵀ S / (φ(q)ᵀ m + ε) |
 //! | [`recurrence`] | S_t = G_t ⊙ S_{t-1} + k_tᵀ u_t, o_t = q_t S_t |
 //! | [`activation`], [`elementwise`], [`channels`], [`pool`] | element by element, some channels, and means |
@@ -29,6 +31,7 @@ pub mod batch_norm;
 mod bf16;
 pub mod bottleneck;
 mod cache;
+pub mod causal_conv;
 pub mod channels;
 mod columns;
 pub mod conv;
@@ -48,6 +51,7 @@ pub mod pool;
 mod product;
 pub mod recurrence;
 mod reduce;
+pub mod rms_norm;
 pub mod roof;
 mod scratch;
 mod shape;
@@ -68,4 +72,4 @@ pub use linear_attention::Attention;
 pub use matrix::PackedMatrix;
 pub use mlp::Mlp;
 pub use shape::{Map, Window};
-pub use strip::Norm;
+pub use strip::{Centre, Norm};

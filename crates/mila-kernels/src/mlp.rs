@@ -157,7 +157,7 @@ mod tests {
                 [fc1, PackedMatrix::from_columns(isa, &weight_2, outputs, hidden)]
             };
             let (bias_1, bias_2, residual) = (numbers(6, hidden), numbers(7, outputs), numbers(8, rows * outputs));
-            let norm = Norm { weight: &weight, bias: &bias, eps: 1e-5 };
+            let norm = Norm { weight: &weight, bias: &bias, eps: 1e-5, centre: crate::Centre::Mean };
             let first = Epilogue { bias: Some(&bias_1), activation: Activation::Gelu, residual: None };
             let epilogue = Epilogue { bias: Some(&bias_2), activation: Activation::None, residual: Some(&residual) };
 

@@ -12,7 +12,17 @@ use crate::{
     windows::{Overlap, Position, Windows},
 };
 
-/// The scale and the shift of a layer norm.
+/// What a norm takes deviations from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Centre {
+    /// The mean of the row: layer norm.
+    #[default]
+    Mean,
+    /// Zero: RMSNorm.
+    Zero,
+}
+
+/// The scale and the shift of a norm over channels.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
     /// `[channels]`
@@ -21,6 +31,8 @@ pub struct Norm<'a> {
     pub bias: &'a [f32],
     /// Added to the variance.
     pub eps: f32,
+    /// What the variance is about.
+    pub centre: Centre,
 }
 
 impl Norm<'_> {
@@ -204,16 +216,21 @@ fn fill_windows<A: Arithmetic>(windows: Windows<'_>, positions: &[Position], ky:
     }
 }
 
-/// The layer norm of every row of a strip, all of them at once: a row is a float of each lane.
+/// The norm of every row of a strip, all of them at once: a row is a float of each lane.
 ///
-/// Two passes for mean and variance, as in [`layer_norm`](crate::layer_norm), in four chains of sums.
+/// Two passes for mean and variance, as in [`layer_norm`](crate::layer_norm), in four chains of sums; one without a mean.
 #[inline(always)]
 fn normalise<A: Arithmetic>(strip: &mut [Lane], norm: Norm<'_>) {
     let one = A::splat(1.0);
     let share = A::splat(1.0 / strip.len() as f32);
     let zero = A::splat(0.0);
-    let mean = A::mul_add_each(total::<A>(strip, |x, sum| A::mul_add_each(x, one, sum)), share, zero);
-    let minus_mean = A::mul_add_each(mean, A::splat(-1.0), zero);
+    let minus_mean = match norm.centre {
+        Centre::Mean => {
+            let mean = A::mul_add_each(total::<A>(strip, |x, sum| A::mul_add_each(x, one, sum)), share, zero);
+            A::mul_add_each(mean, A::splat(-1.0), zero)
+        }
+        Centre::Zero => zero,
+    };
     let squares = total::<A>(strip, |x, sum| {
         let d = A::mul_add_each(x, one, minus_mean);
         A::mul_add_each(d, d, sum)

@@ -13,7 +13,9 @@ mod block;
 mod forget_gate;
 mod presets;
 
-use mila_ops::{Activation, Builder, Convolution, Error, Executor, LAYER_NORM_EPS, Normalisation, Result, Tap};
+use mila_ops::{
+    Activation, Builder, Convolution, Error, Executor, LAYER_NORM_EPS, Normalisation, PatchOrder, Result, Tap,
+};
 
 use crate::model::{Model, Output, Task, drop_path_rates};
 use crate::pyramid::Pyramid;
@@ -191,7 +193,7 @@ impl<E: Executor> Merging<E> {
     }
 
     fn forward(&self, e: &E, x: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
-        let patches = e.patches(e.pad_to_multiple(x, 2)?)?;
+        let patches = e.patches(e.pad_to_multiple(x, 2)?, PatchOrder::Tokens)?;
         let normed = e.layer_norm(&patches, &self.norm)?;
         tap.pass(&self.name, e.linear(&normed, &self.reduction, Activation::None)?)
     }

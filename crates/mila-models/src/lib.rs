@@ -18,12 +18,14 @@
 
 pub mod ablation;
 pub mod convnext;
+pub mod mamba_nd;
 pub mod mambaout;
 pub mod mila;
 mod model;
 mod pyramid;
 mod registry;
 mod selective_scan;
+pub mod vim;
 pub mod vmamba;
 
 pub use model::{Model, Output, Task};

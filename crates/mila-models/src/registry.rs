@@ -2,7 +2,7 @@
 
 use mila_ops::{Builder, Executor, Result, Source};
 
-use crate::{Model, Task, ablation, convnext, mambaout, mila, vmamba};
+use crate::{Model, Task, ablation, convnext, mamba_nd, mambaout, mila, vim, vmamba};
 
 /// A family and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,6 +15,10 @@ pub enum Architecture {
     MambaOut(mambaout::Config),
     /// [`crate::ablation`].
     Ablation(ablation::Config),
+    /// [`crate::vim`].
+    Vim(vim::Config),
+    /// [`crate::mamba_nd`].
+    MambaNd(mamba_nd::Config),
     /// [`crate::vmamba`].
     VMamba(vmamba::Config),
 }
@@ -91,8 +95,15 @@ pub struct Preset {
 }
 
 /// The models of every family, in the order of `mila models`.
-const FAMILIES: &[&[Preset]] =
-    &[mila::PRESETS, convnext::PRESETS, mambaout::PRESETS, vmamba::PRESETS, ablation::PRESETS];
+const FAMILIES: &[&[Preset]] = &[
+    mila::PRESETS,
+    convnext::PRESETS,
+    mambaout::PRESETS,
+    vim::PRESETS,
+    vmamba::PRESETS,
+    mamba_nd::PRESETS,
+    ablation::PRESETS,
+];
 
 /// A name that is not registered.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +168,8 @@ impl Architecture {
             Self::ConvNext(config) => Self::ConvNext(convnext::Config { drop_path, ..config }),
             Self::MambaOut(config) => Self::MambaOut(mambaout::Config { drop_path, ..config }),
             Self::Ablation(config) => Self::Ablation(ablation::Config { drop_path, ..config }),
+            Self::Vim(config) => Self::Vim(vim::Config { drop_path, ..config }),
+            Self::MambaNd(config) => Self::MambaNd(mamba_nd::Config { drop_path, ..config }),
             Self::VMamba(config) => Self::VMamba(vmamba::Config { drop_path, ..config }),
         }
     }
@@ -168,6 +181,8 @@ impl Architecture {
             Self::ConvNext(config) => config.channels[3],
             Self::MambaOut(config) => config.channels[3],
             Self::Ablation(config) => config.channels << (config.depths.len() - 1),
+            Self::Vim(config) => config.channels,
+            Self::MambaNd(config) => config.channels,
             Self::VMamba(config) => config.channels << 3,
         }
     }
@@ -182,6 +197,8 @@ impl Architecture {
             Self::ConvNext(config) => convnext::build(b, config, task),
             Self::MambaOut(config) => mambaout::build(b, config, task),
             Self::Ablation(config) => ablation::build(b, config, task),
+            Self::Vim(config) => vim::build(b, config, task),
+            Self::MambaNd(config) => mamba_nd::build(b, config, task),
             Self::VMamba(config) => vmamba::build(b, config, task),
         }
     }

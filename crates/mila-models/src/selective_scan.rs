@@ -10,7 +10,10 @@
 //! The projections of a token do not depend on the order, so they are taken before it.
 
 use mila_ops::recurrence::{Delta, Gate, InputGate, Part, Shortcut};
-use mila_ops::{Activation, Executor, Recurrence, RecurrenceOn, Result, ScanOrder};
+use mila_ops::{Activation, Builder, CausalConv, Executor, Init, Recurrence, RecurrenceOn, Result, ScanOrder, Tap};
+
+/// Tokens that a causal convolution sees.
+const TAPS: usize = 4;
 
 /// How wide a scan is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +35,6 @@ impl Sizes {
     /// Channels of `[delta | B | C]`.
     pub(crate) fn projected(self) -> usize {
         self.rank + 2 * self.states
-    }
-
-    /// Largest magnitude that a linear map of `inputs` starts with in PyTorch.
-    pub(crate) fn bound(inputs: usize) -> f32 {
-        1.0 / (inputs as f32).sqrt()
     }
 }
 
@@ -90,5 +88,64 @@ impl<E: Executor> SelectiveScan<E> {
             shortcut: Shortcut::Value(Part::Range(&rates.d, own(channels))),
             ..Recurrence::causal(Part::Range(projected, c), Part::Range(projected, b), x.into(), self.order)
         }
+    }
+}
+
+/// Mamba's branch along a sequence: a causal convolution, and the scan of what it gives.
+pub(crate) struct CausalScan<E: Executor> {
+    /// Tap names: the convolution, and `[delta | B | C]`.
+    names: [String; 2],
+    conv: CausalConv<E>,
+    x_proj: E::Linear,
+    rates: Rates<E>,
+    scan: SelectiveScan<E>,
+}
+
+/// What a [`CausalScan`] makes of its input, for its recurrence.
+pub(crate) struct Scanned<M> {
+    value: M,
+    projected: M,
+    delta: M,
+}
+
+impl<E: Executor> CausalScan<E> {
+    /// Asks for A and D, which the checkpoints hold before the layers.
+    pub(crate) fn rates(b: &mut Builder<E>, a_log: &str, d: &str, sizes: Sizes) -> Result<[E::Parameter; 2]> {
+        let a_log = b.undecayed_parameter(a_log, &[sizes.channels, sizes.states], Init::LogCount)?;
+        Ok([a_log, b.undecayed_parameter(d, &[sizes.channels], Init::Ones)?])
+    }
+
+    /// Asks for `conv1d{suffix}`, `x_proj{suffix}` and `dt_proj{suffix}`, whose bias starts from `bias`.
+    pub(crate) fn build(
+        b: &mut Builder<E>,
+        suffix: &str,
+        (order, sizes): (ScanOrder, Sizes),
+        [a_log, d]: [E::Parameter; 2],
+        bias: Init,
+    ) -> Result<Self> {
+        let Sizes { channels, rank, .. } = sizes;
+        let [conv, x_proj, dt] = ["conv1d", "x_proj", "dt_proj"].map(|layer| format!("{layer}{suffix}"));
+        let linear = |b: &mut Builder<E>, name: &str, inputs, outputs| {
+            b.linear_rows(&format!("{name}.weight"), &[outputs, inputs], 0..outputs, Init::fan_in(inputs))
+        };
+        Ok(Self {
+            names: [b.path(&conv), b.path(&x_proj)],
+            conv: b.causal_conv(&conv, channels, TAPS)?,
+            x_proj: linear(b, &x_proj, channels, sizes.projected())?,
+            scan: SelectiveScan { order, sizes, dt: linear(b, &dt, rank, channels)?, index: 0 },
+            rates: Rates { bias: b.parameter(&format!("{dt}.bias"), &[channels], bias)?, a_log, d },
+        })
+    }
+
+    /// The convolution and the projections.
+    pub(crate) fn prepare(&self, e: &E, x: &E::Map, tap: &mut dyn Tap<E>) -> Result<Scanned<E::Map>> {
+        let value = tap.pass(&self.names[0], e.causal_conv(x, &self.conv, self.scan.order, Activation::Silu)?)?;
+        let projected = tap.pass(&self.names[1], e.linear(&value, &self.x_proj, Activation::None)?)?;
+        Ok(Scanned { delta: self.scan.delta(e, &projected)?, value, projected })
+    }
+
+    /// The recurrence over what was prepared.
+    pub(crate) fn recurrence<'a>(&'a self, scanned: &'a Scanned<E::Map>) -> RecurrenceOn<'a, E> {
+        self.scan.recurrence(&scanned.value, &scanned.delta, &scanned.projected, &self.rates)
     }
 }

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use crate::{
-    BatchNormWanted, ConvWanted, DropPath, Error, Executor, Init, LinearWanted, NormWanted, Result, Source, Wanted,
-    Window, random,
+    BatchNormWanted, CausalConv, ConvWanted, DropPath, Error, Executor, Init, LinearWanted, NormForm, NormWanted,
+    Result, Source, Wanted, Window, random,
 };
 
-/// Deviation of the truncated normal that linear weights start from (`trunc_normal_(std=.02)` upstream).
-const LINEAR_STD: f32 = 0.02;
+/// What linear weights start from (`trunc_normal_(std=.02)` upstream).
+const LINEAR: Init = Init::TruncatedNormal { std: 0.02 };
 /// Eps of every batch norm (PyTorch's default).
 const BATCH_NORM_EPS: f64 = 1e-5;
 
@@ -21,14 +21,23 @@ pub struct Convolution {
     groups: usize,
     bias: bool,
     batch_norm: Option<&'static str>,
-    truncated_normal: bool,
+    start: Start,
+}
+
+/// What a convolution starts from.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    /// PyTorch's default.
+    Uniform,
+    TruncatedNormal,
+    LecunNormal,
 }
 
 impl Convolution {
     /// A `kernel` x `kernel` convolution that keeps the extent: stride 1, padding half the kernel.
     pub const fn new(inputs: usize, outputs: usize, kernel: usize) -> Self {
         let window = Window { kernel, stride: 1, padding: kernel / 2 };
-        Self { inputs, outputs, window, groups: 1, bias: true, batch_norm: None, truncated_normal: false }
+        Self { inputs, outputs, window, groups: 1, bias: true, batch_norm: None, start: Start::Uniform }
     }
 
     /// A `kernel` x `kernel` convolution of each channel by itself.
@@ -59,7 +68,12 @@ impl Convolution {
 
     /// Weight from a truncated normal and a bias of zero, as ConvNeXt starts.
     pub const fn truncated_normal(self) -> Self {
-        Self { truncated_normal: true, ..self }
+        Self { start: Start::TruncatedNormal, ..self }
+    }
+
+    /// Weight from a normal of variance `1 / fan_in`, cut at two deviations, and a bias of zero, as timm's ViT and Vim start.
+    pub const fn lecun_normal(self) -> Self {
+        Self { start: Start::LecunNormal, ..self }
     }
 }
 
@@ -104,8 +118,7 @@ impl<'a, E: Executor> Builder<'a, E> {
     /// # Errors
     /// Those of the source and of the executor.
     pub fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<E::Linear> {
-        let bias = self.parameter_wanted(&format!("{name}.bias"), &[outputs], Init::Zeros);
-        self.linear_with(name, inputs, outputs, Some(bias))
+        self.linear_from(name, inputs, outputs, LINEAR)
     }
 
     /// A linear map without bias: `{name}.weight [outputs, inputs]`.
@@ -113,11 +126,25 @@ impl<'a, E: Executor> Builder<'a, E> {
     /// # Errors
     /// Those of the source and of the executor.
     pub fn linear_without_bias(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<E::Linear> {
-        self.linear_with(name, inputs, outputs, None)
+        self.linear_with(name, [inputs, outputs], None, LINEAR)
     }
 
-    fn linear_with(&mut self, name: &str, inputs: usize, outputs: usize, bias: Option<Wanted>) -> Result<E::Linear> {
-        let init = Init::TruncatedNormal { std: LINEAR_STD };
+    /// A linear map with bias whose weight starts from `init`, and its bias from zero.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn linear_from(&mut self, name: &str, inputs: usize, outputs: usize, init: Init) -> Result<E::Linear> {
+        let bias = self.parameter_wanted(&format!("{name}.bias"), &[outputs], Init::Zeros);
+        self.linear_with(name, [inputs, outputs], Some(bias), init)
+    }
+
+    fn linear_with(
+        &mut self,
+        name: &str,
+        [inputs, outputs]: [usize; 2],
+        bias: Option<Wanted>,
+        init: Init,
+    ) -> Result<E::Linear> {
         let weight = self.parameter_wanted(&format!("{name}.weight"), &[outputs, inputs], init);
         self.executor.prepare_linear(LinearWanted::new(weight, bias), self.source)
     }
@@ -142,11 +169,11 @@ impl<'a, E: Executor> Builder<'a, E> {
     /// Those of the source and of the executor.
     pub fn conv(&mut self, name: &str, c: Convolution) -> Result<E::Conv> {
         let (inputs, kernel) = (c.inputs / c.groups, c.window.kernel);
-        let bound = 1.0 / ((inputs * kernel * kernel) as f32).sqrt();
-        let uniform = Init::Uniform { bound };
-        let (weight, bias) = match c.truncated_normal {
-            true => (Init::TruncatedNormal { std: LINEAR_STD }, Init::Zeros),
-            false => (uniform, uniform),
+        let fan_in = inputs * kernel * kernel;
+        let (weight, bias) = match c.start {
+            Start::Uniform => (Init::fan_in(fan_in), Init::fan_in(fan_in)),
+            Start::TruncatedNormal => (LINEAR, Init::Zeros),
+            Start::LecunNormal => (Init::LecunNormal { fan_in }, Init::Zeros),
         };
         let shape = [c.outputs, inputs, kernel, kernel];
         let wanted = ConvWanted {
@@ -159,6 +186,22 @@ impl<'a, E: Executor> Builder<'a, E> {
         self.executor.prepare_conv(wanted, self.source)
     }
 
+    /// A causal depthwise convolution: `{name}.weight [channels, 1, taps]`, `{name}.bias [channels]`.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn causal_conv(&mut self, name: &str, channels: usize, taps: usize) -> Result<CausalConv<E>> {
+        let init = Init::fan_in(taps);
+        let wanted = ConvWanted {
+            weight: self.parameter_wanted(&format!("{name}.weight"), &[channels, 1, taps], init),
+            bias: Some(self.parameter_wanted(&format!("{name}.bias"), &[channels], init)),
+            norm: None,
+            window: Window { kernel: taps, stride: 1, padding: taps.saturating_sub(1) },
+            groups: channels,
+        };
+        Ok(CausalConv { conv: self.executor.prepare_conv(wanted, self.source)?, taps })
+    }
+
     /// A layer norm: `{name}.weight [channels]`, `{name}.bias [channels]`.
     ///
     /// # Errors
@@ -166,7 +209,16 @@ impl<'a, E: Executor> Builder<'a, E> {
     pub fn layer_norm(&mut self, name: &str, channels: usize, eps: f64) -> Result<E::Norm> {
         let weight = self.parameter_wanted(&format!("{name}.weight"), &[channels], Init::Ones);
         let bias = self.parameter_wanted(&format!("{name}.bias"), &[channels], Init::Zeros);
-        self.executor.prepare_layer_norm(NormWanted { weight, bias, eps }, self.source)
+        self.executor.prepare_layer_norm(NormWanted { weight, form: NormForm::Layer { bias }, eps }, self.source)
+    }
+
+    /// A norm by the root mean square: `{name}.weight [channels]`.
+    ///
+    /// # Errors
+    /// Those of the source and of the executor.
+    pub fn rms_norm(&mut self, name: &str, channels: usize, eps: f64) -> Result<E::Norm> {
+        let weight = self.parameter_wanted(&format!("{name}.weight"), &[channels], Init::Ones);
+        self.executor.prepare_layer_norm(NormWanted { weight, form: NormForm::RootMeanSquare, eps }, self.source)
     }
 
     /// A batch norm that follows no convolution: `{name}.{weight,bias,running_mean,running_var} [channels]`.

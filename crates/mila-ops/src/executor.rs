@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use crate::{
-    Activation, BatchNormWanted, Bottleneck, ConvWanted, DropPath, FusedBottleneck, GatedConv, GatedInput,
-    LinearAttention, LinearWanted, Mlp, NormWanted, NormedLinear, RecurrenceOn, Residual, Result, Source, Tap, Wanted,
-    composed,
+    Activation, BatchNormWanted, Bottleneck, CausalConv, ConvWanted, DropPath, FusedBottleneck, GatedConv, GatedInput,
+    LinearAttention, LinearWanted, Mlp, NormWanted, NormedLinear, PatchOrder, RecurrenceOn, Residual, Result,
+    ScanOrder, Source, Tap, TokenPlace, Wanted, composed,
 };
 
 /// The eps of a layer norm that says nothing else (PyTorch's default).
@@ -26,7 +26,7 @@ pub trait Executor: Sized {
     type Linear: Send + Sync;
     /// A prepared convolution with its norm.
     type Conv: Send + Sync;
-    /// A prepared layer norm.
+    /// A prepared norm over channels.
     type Norm: Send + Sync;
     /// A prepared batch norm.
     type BatchNorm: Send + Sync;
@@ -43,7 +43,7 @@ pub trait Executor: Sized {
     /// # Errors
     /// Those of the source; `Unsupported` for groups that are neither one nor as many as channels.
     fn prepare_conv(&mut self, wanted: ConvWanted, source: &dyn Source) -> Result<Self::Conv>;
-    /// Prepares a layer norm.
+    /// Prepares a norm over channels.
     ///
     /// # Errors
     /// Those of the source.
@@ -76,7 +76,7 @@ pub trait Executor: Sized {
     /// # Errors
     /// `Shape` for other channels, or when training on one value a channel.
     fn batch_norm(&self, x: &Self::Map, p: &Self::BatchNorm) -> Result<Self::Map>;
-    /// Layer norm over the channels of every token.
+    /// Layer norm over the channels of every token, or RMSNorm: see [`NormForm`](crate::NormForm).
     ///
     /// # Errors
     /// `Shape` for other channels.
@@ -111,6 +111,33 @@ pub trait Executor: Sized {
         let _ = r;
         Err(crate::Error::Unsupported { what: "a recurrence".into(), why: "this executor has none yet".into() })
     }
+    /// A causal depthwise convolution along an order, and the activation: with token `t` at step `t` of the order,
+    ///
+    /// ```text
+    /// y_t = activation(b + sum_j w_j x_(t - taps + 1 + j)),  j from 0 to taps - 1
+    /// ```
+    ///
+    /// What lies before the segment of `t`, or beyond the map, is zero; so are tokens that the order does not visit.
+    ///
+    /// # Errors
+    /// `Shape` for other channels, and for what [`ScanOrder::steps`] refuses.
+    fn causal_conv(&self, x: &Self::Map, p: &CausalConv<Self>, order: ScanOrder, then: Activation)
+    -> Result<Self::Map>;
+    /// The tokens of a map in a row, by rows, with a class token among them: `[batch, 1, height * width + 1, channels]`.
+    ///
+    /// # Errors
+    /// `Shape` if `token` has not as many values as `x` has channels.
+    fn insert_token(&self, x: &Self::Map, token: &Self::Parameter, place: TokenPlace) -> Result<Self::Map>;
+    /// The class token of a row of tokens: `[batch, 1, 1, channels]`.
+    ///
+    /// # Errors
+    /// `Shape` if `x` has more than one row.
+    fn take_token(&self, x: &Self::Map, place: TokenPlace) -> Result<Self::Map>;
+    /// Refuses a map of another height or width than positions were made for.
+    ///
+    /// # Errors
+    /// `Shape` for another grid; an executor that does not know the extents yet keeps it for later.
+    fn require_grid(&self, x: &Self::Map, grid: [usize; 2]) -> Result<()>;
     /// `a + b`.
     ///
     /// # Errors
@@ -131,23 +158,27 @@ pub trait Executor: Sized {
     /// # Errors
     /// `Shape` if the maps differ in more than their channels.
     fn concat(&self, a: &Self::Map, b: &Self::Map) -> Result<Self::Map>;
+    /// `x * factor`, one number.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    fn scale_all(&self, x: Self::Map, factor: f32) -> Result<Self::Map>;
     /// `x * factors`, a factor per channel.
     ///
     /// # Errors
     /// `Shape` for other channels.
     fn scale(&self, x: Self::Map, factors: &Self::Parameter) -> Result<Self::Map>;
     /// Absolute positions: adds a parameter `[height, width, c]`, one value a token of a fixed grid, to the last `c`
-    /// channels of every image.
+    /// channels of every image. With one row of as many tokens as the map has, they are those of its rows one by one.
     ///
     /// # Errors
     /// `Shape` for another grid or fewer channels.
     fn add_positions(&self, x: Self::Map, table: &Self::Parameter) -> Result<Self::Map>;
-    /// Patches of 2x2 tokens side by side: `[batch, height / 2, width / 2, 4 * channels]`. Of a patch, the left column
-    /// comes first, its upper token before its lower one, as Swin's merging has it.
+    /// Patches of 2x2 tokens side by side: `[batch, height / 2, width / 2, 4 * channels]`.
     ///
     /// # Errors
     /// `Shape` for an odd height or width.
-    fn patches(&self, x: Self::Map) -> Result<Self::Map>;
+    fn patches(&self, x: Self::Map, order: PatchOrder) -> Result<Self::Map>;
     /// Multiplies every image by [`DropPath::factor`]: the identity unless training.
     ///
     /// # Errors

@@ -19,6 +19,7 @@
 mod activation;
 mod attention;
 mod builder;
+mod causal;
 pub mod composed;
 mod composite;
 mod dims;
@@ -27,6 +28,7 @@ mod executor;
 mod mode;
 mod numeric;
 mod parameter;
+mod patch;
 pub mod random;
 pub mod recurrence;
 pub mod reference;
@@ -38,13 +40,17 @@ mod tap;
 pub use activation::Activation;
 pub use attention::{LinearAttention, Normalisation, Positions};
 pub use builder::{Builder, Convolution};
+pub use causal::CausalConv;
 pub use composite::{Bottleneck, FusedBottleneck, GatedConv, GatedInput, Mlp, NormedLinear, Onto, Residual};
 pub use dims::{Dims, Window};
 pub use error::{Error, Result};
 pub use executor::{Executor, LAYER_NORM_EPS};
 pub use mode::{BatchStatistics, DropPath, Mode};
 pub use numeric::Numeric;
-pub use parameter::{BatchNormWanted, ConvWanted, Init, Kind, LinearWanted, NormWanted, Source, Values, Wanted};
-pub use recurrence::{CROSS_SCAN, Recurrence, RecurrenceOn, ScanOrder};
+pub use parameter::{
+    BatchNormWanted, ConvWanted, Init, Kind, LinearWanted, NormForm, NormWanted, Source, Values, Wanted,
+};
+pub use patch::{PatchOrder, TokenPlace};
+pub use recurrence::{CROSS_SCAN, Recurrence, RecurrenceOn, ScanOrder, Steps};
 pub use seeded::Seeded;
 pub use tap::{NoTap, Tap};

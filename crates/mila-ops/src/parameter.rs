@@ -41,6 +41,13 @@ pub enum Init {
     StepSizeBias,
 }
 
+impl Init {
+    /// Uniform within one over the root of `fan_in`, the values that an output sums up: PyTorch's layers.
+    pub fn fan_in(fan_in: usize) -> Self {
+        Self::Uniform { bound: 1.0 / (fan_in as f32).sqrt() }
+    }
+}
+
 /// What a tensor of a checkpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -189,7 +196,7 @@ impl LinearWanted {
 /// A convolution, prepared whole so that an executor can fold the norm into it.
 #[derive(Clone, Debug)]
 pub struct ConvWanted {
-    /// `[outputs, inputs / groups, kernel, kernel]`.
+    /// `[outputs, inputs / groups, kernel, kernel]`, or `[channels, 1, kernel]` of a causal convolution.
     pub weight: Wanted,
     /// `[outputs]`.
     pub bias: Option<Wanted>,
@@ -213,15 +220,27 @@ impl ConvWanted {
     }
 }
 
-/// A layer norm over channels.
+/// A norm over channels.
 #[derive(Clone, Debug)]
 pub struct NormWanted {
     /// `[channels]`.
     pub weight: Wanted,
-    /// `[channels]`.
-    pub bias: Wanted,
-    /// Added to the variance.
+    /// What kind of norm.
+    pub form: NormForm,
+    /// Added to the variance, or to the mean square.
     pub eps: f64,
+}
+
+/// What a norm over channels does to a token before the weight.
+#[derive(Clone, Debug)]
+pub enum NormForm {
+    /// Layer norm: takes the mean out, divides by the deviation, and adds a bias behind the weight.
+    Layer {
+        /// `[channels]`.
+        bias: Wanted,
+    },
+    /// RMSNorm (arXiv 1910.07467): divides by the root mean square, without a bias.
+    RootMeanSquare,
 }
 
 /// A batch norm over images and tokens.

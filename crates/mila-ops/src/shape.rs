@@ -35,6 +35,26 @@ pub fn channel_range(range: &Range<usize>, channels: usize) -> Result<()> {
     Err(Error::shape("channels", expected, format_args!("{} to {}", range.start, range.end)))
 }
 
+/// A row of tokens that a class token is taken from.
+///
+/// # Errors
+/// [`Error::Shape`] if there is more than one row.
+pub fn token_row<D: std::fmt::Display>(rows: &D, row: bool) -> Result<()> {
+    if row { Ok(()) } else { Err(Error::shape("class token", "one row of tokens", format_args!("{rows} rows"))) }
+}
+
+/// The grid that a model's positions were made for.
+///
+/// # Errors
+/// [`Error::Shape`] for another one.
+pub fn grid([height, width]: [usize; 2], [rows, columns]: [usize; 2]) -> Result<()> {
+    if [height, width] == [rows, columns] {
+        return Ok(());
+    }
+    let expected = format_args!("the {height}x{width} tokens that they were made for");
+    Err(Error::shape("absolute positions", expected, format_args!("{rows}x{columns}")))
+}
+
 /// The channels of linear attention: `qk` holds q then k, `channels` are those of the values.
 ///
 /// # Errors
@@ -60,13 +80,14 @@ pub fn attention(qk_channels: usize, channels: usize, form: LinearAttention) -> 
     Err(Error::shape(OPERATOR, expected, format_args!("{qk_channels} channels of both")))
 }
 
-/// The grid of a table that is added to a map, and its channels: `table` is `[height, width, channels]`.
+/// The grid of a table that is added to a map, and its channels: `table` is `[height, width, channels]`, or has the tokens of
+/// the map in one row.
 ///
 /// # Errors
 /// [`Error::Shape`] if the map has another grid, which the table cannot know, or fewer channels.
 pub fn positions(table: [usize; 3], map: [usize; 3]) -> Result<()> {
     let ([height, width, channels], [rows, columns, of_map]) = (table, map);
-    if (rows, columns) != (height, width) {
+    if (rows, columns) != (height, width) && (1, rows * columns) != (height, width) {
         let expected = format!("the grid of {height}x{width} tokens that its table was made for");
         return Err(Error::shape("absolute positions", expected, format_args!("{rows}x{columns} tokens")));
     }

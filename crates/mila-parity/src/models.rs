@@ -1,6 +1,6 @@
 //! The block and whole models of reduced size against PyTorch: logits, each stage, each level of the pyramid.
 
-use mila_models::{Architecture, Output, Preset, Task, ablation, convnext, mambaout, mila, vmamba};
+use mila_models::{Architecture, Output, Preset, Task, ablation, convnext, mamba_nd, mambaout, mila, vim, vmamba};
 use mila_ops::reference::Array;
 use mila_ops::{Builder, Dims, NoTap, Numeric, Result, Tap};
 
@@ -21,6 +21,18 @@ pub const MAMBAOUT_REDUCED: mambaout::Config =
 /// The reduced VMamba of the goldens.
 pub const VMAMBA_REDUCED: vmamba::Config =
     vmamba::Config { channels: 16, depths: [1, 2, 1, 1], drop_path: 0.0, ..vmamba::Config::T };
+
+/// The reduced Vim of the goldens.
+pub const VIM_REDUCED: vim::Config =
+    vim::Config { channels: 32, depth: 3, grid: [3, 5], drop_path: 0.0, ..vim::Config::TI };
+
+/// The reduced VMamba of the first version.
+pub const VMAMBA_V0_REDUCED: vmamba::Config =
+    vmamba::Config { channels: 16, depths: [1, 2, 1, 1], drop_path: 0.0, ..vmamba::Config::V0_T };
+
+/// The reduced Mamba-ND of the goldens.
+pub const MAMBA_ND_REDUCED: mamba_nd::Config =
+    mamba_nd::Config { channels: 32, depth: 6, merge_after: 3, grid: [6, 4], drop_path: 0.0, ..mamba_nd::Config::S };
 
 /// Runs the MILA block of the goldens.
 ///
@@ -69,9 +81,21 @@ const RECURRENT: &str = "forget-gate";
 /// # Panics
 /// With the case that fails.
 pub fn mamba_models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
-    let (file, golden) = ("vmamba_reduced", Golden::open("vmamba_reduced"));
+    for (file, architecture) in [
+        ("vim_reduced", Architecture::Vim(VIM_REDUCED)),
+        ("vmamba_reduced", Architecture::VMamba(VMAMBA_REDUCED)),
+        ("vmamba_v0_reduced", Architecture::VMamba(VMAMBA_V0_REDUCED)),
+    ] {
+        let golden = Golden::open(file);
+        for case in &golden.cases {
+            model(make, tolerance, (file, &golden, case), architecture, "layers");
+        }
+    }
+    let (file, golden) = ("mamba_nd_reduced", Golden::open("mamba_nd_reduced"));
     for case in &golden.cases {
-        model(make, tolerance, (file, &golden, case), Architecture::VMamba(VMAMBA_REDUCED), "layers");
+        let skip = if case.variant == "before_norm" { mamba_nd::Skip::Input } else { mamba_nd::Skip::Normed };
+        let architecture = Architecture::MambaNd(mamba_nd::Config { skip, ..MAMBA_ND_REDUCED });
+        model(make, tolerance, (file, &golden, case), architecture, "backbone.layers");
     }
     let (file, golden) = ("ablation_reduced", Golden::open("ablation_reduced"));
     for case in golden.cases.iter().filter(|case| case.variant == RECURRENT) {

@@ -1,8 +1,8 @@
 //! Every operator of the algebra against PyTorch.
 
 use mila_ops::{
-    Activation, BatchNormWanted, ConvWanted, Init, LinearAttention, LinearWanted, NormWanted, Numeric, Result, Wanted,
-    Window,
+    Activation, BatchNormWanted, ConvWanted, Init, LinearAttention, LinearWanted, NormForm, NormWanted, Numeric,
+    Result, Wanted, Window,
 };
 
 use crate::{Case, Factory, Golden, Tolerance, assert_close};
@@ -54,7 +54,8 @@ fn run<E: Numeric + 'static>(
             e.conv(&input(&e, "x")?, &p, then)?
         }
         "layer_norm" => {
-            let wanted = NormWanted { weight: wanted("weight"), bias: wanted("bias"), eps: case.eps };
+            let form = NormForm::Layer { bias: wanted("bias") };
+            let wanted = NormWanted { weight: wanted("weight"), form, eps: case.eps };
             let p = e.prepare_layer_norm(wanted, golden)?;
             e = e.evaluating();
             e.layer_norm(&input(&e, "x")?, &p)?

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use mila_ops::{Source, Values, Wanted};
 
 use crate::bytes::{self, Bytes};
+use crate::fit::is_shape;
 use crate::select::{Origin, Skipped, Which};
 use crate::tensor::{Tensor, TensorView};
 use crate::{Error, Result, directory, safetensors_file, torch_file, torch_legacy};
@@ -125,7 +126,7 @@ impl Source for Checkpoint {
         let Some(tensor) = self.get(&wanted.name) else {
             return Err(problem("none".into()));
         };
-        if tensor.shape() != wanted.shape {
+        if !is_shape(tensor.shape(), &wanted.shape) {
             return Err(problem(format!("one of {:?}", tensor.shape())));
         }
         tensor.values().ok_or_else(|| problem(format!("{} values", tensor.dtype())))

@@ -72,6 +72,12 @@ impl fmt::Display for Mismatch {
     }
 }
 
+/// Whether a tensor of shape `found` has the values of one of shape `wanted`: a linear map may be stored as the 1x1 convolution
+/// that it is, as some checkpoints of VMamba have it.
+pub(crate) fn is_shape(found: &[usize], wanted: &[usize]) -> bool {
+    found.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || (wanted.len() == 2 && rest == [1, 1]))
+}
+
 fn group<T>(f: &mut fmt::Formatter<'_>, title: &str, all: &[T], line: impl Fn(&T) -> String) -> fmt::Result {
     if all.is_empty() {
         return Ok(());
@@ -97,7 +103,7 @@ impl Checkpoint {
         for wanted in manifest {
             let name = &wanted.name;
             let tensor = self.get(name);
-            let fits = tensor.is_some_and(|tensor| tensor.shape() == wanted.shape && tensor.dtype().is_float());
+            let fits = tensor.is_some_and(|t| is_shape(t.shape(), &wanted.shape) && t.dtype().is_float());
             if fits {
                 continue;
             }
@@ -106,7 +112,7 @@ impl Checkpoint {
                 continue;
             }
             match tensor {
-                Some(tensor) if tensor.shape() != wanted.shape => {
+                Some(tensor) if !is_shape(tensor.shape(), &wanted.shape) => {
                     mismatch.wrong_shape.push((name.clone(), wanted.shape.clone(), tensor.shape().to_vec()));
                 }
                 Some(tensor) => mismatch.unreadable.push((name.clone(), format!("{} values", tensor.dtype()))),

@@ -2,7 +2,8 @@
 
 use mila_ops::{
     Activation, Builder, Convolution, Dims, DropPath, Executor, GatedConv, GatedInput, Init, LAYER_NORM_EPS,
-    LinearAttention, Mlp, NoTap, Normalisation, NormedLinear, Onto, Residual, Result, random,
+    LinearAttention, Mlp, NoTap, Normalisation, NormedLinear, Onto, PatchOrder, Residual, Result, ScanOrder,
+    TokenPlace, random,
 };
 
 /// An operator or composite of the algebra with its options.
@@ -20,12 +21,19 @@ pub(crate) enum Operator {
     /// One convolution under one name, asked for and run twice.
     Shared,
     LayerNorm,
+    RmsNorm,
+    /// The last two thirds of a weight's rows, then the first.
+    LinearRows,
+    CausalConv(ScanOrder),
+    /// A class token put among the tokens, these convolved and summed up, and the token taken out.
+    ClassToken(TokenPlace),
+    ScaleAll,
     BatchNorm,
     Activate(Activation),
     /// With queries and keys of so many times the values' channels.
     LinearAttention(LinearAttention, Ratio),
     AddPositions,
-    Patches,
+    Patches(PatchOrder),
     Add,
     Mul,
     Square,
@@ -146,6 +154,32 @@ impl Operator {
                 let p = b.layer_norm("norm", channels, LAYER_NORM_EPS)?;
                 Box::new(move |e, x| Ok(vec![e.layer_norm(&x[0], &p)?]))
             }
+            Self::RmsNorm => {
+                let p = b.rms_norm("norm", channels, LAYER_NORM_EPS)?;
+                Box::new(move |e, x| Ok(vec![e.layer_norm(&x[0], &p)?]))
+            }
+            Self::LinearRows => {
+                let rows = |b: &mut Builder<E>, rows| b.linear_rows("weight", &[3, 4, channels], rows, Init::Zeros);
+                let (first, second) = (rows(b, 4..12)?, rows(b, 0..4)?);
+                Box::new(move |e, x| {
+                    let y = e.linear(&x[0], &first, Activation::Silu)?;
+                    Ok(vec![e.concat(&y, &e.linear(&x[0], &second, Activation::None)?)?])
+                })
+            }
+            Self::CausalConv(order) => {
+                let p = b.causal_conv("conv1d", channels, 4)?;
+                Box::new(move |e, x| Ok(vec![e.causal_conv(&x[0], &p, order, Activation::Silu)?]))
+            }
+            Self::ClassToken(place) => {
+                let token = b.undecayed_parameter("cls_token", &[1, 1, channels], Init::Zeros)?;
+                let p = b.causal_conv("conv1d", channels, 3)?;
+                Box::new(move |e, x| {
+                    let row = e.insert_token(&x[0], &token, place)?;
+                    let row = e.causal_conv(&row, &p, ScanOrder::ROWS, Activation::None)?;
+                    Ok(vec![e.take_token(&row, place)?, row])
+                })
+            }
+            Self::ScaleAll => Box::new(|e, x| Ok(vec![e.scale_all(x[0].clone(), 0.5)?])),
             Self::BatchNorm => {
                 let p = b.batch_norm("norm", channels)?;
                 Box::new(move |e, x| Ok(vec![e.batch_norm(&x[0], &p)?]))
@@ -157,7 +191,7 @@ impl Operator {
                 let table = b.undecayed_parameter("ape", &[GRID.0, GRID.1, channels / 2], Init::Zeros)?;
                 Box::new(move |e, x| Ok(vec![e.add_positions(x[0].clone(), &table)?]))
             }
-            Self::Patches => Box::new(|e, x| Ok(vec![e.patches(x[0].clone())?])),
+            Self::Patches(order) => Box::new(move |e, x| Ok(vec![e.patches(x[0].clone(), order)?])),
             Self::Add => Box::new(|e, x| Ok(vec![e.add(x[0].clone(), &x[1])?])),
             Self::Mul => Box::new(|e, x| Ok(vec![e.mul(x[0].clone(), &x[1])?])),
             Self::Square => Box::new(|e, x| Ok(vec![e.mul(x[0].clone(), &x[0])?])),

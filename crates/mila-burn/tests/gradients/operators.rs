@@ -1,8 +1,12 @@
 //! Every operator and composite at awkward extents, in training.
 
 use mila_burn::Burn;
+use mila_ops::recurrence::Path;
 use mila_ops::reference::Reference;
-use mila_ops::{Activation, Builder, Convolution, Dims, LinearAttention, Mode, Normalisation, Numeric, Positions};
+use mila_ops::{
+    Activation, Builder, CROSS_SCAN, Convolution, Dims, LinearAttention, Mode, Normalisation, Numeric, PatchOrder,
+    Positions, ScanOrder, TokenPlace,
+};
 use mila_parity::Formula;
 
 use crate::check::{SEED, STEP, check};
@@ -67,6 +71,7 @@ fn depthwise_convolution() {
 #[test]
 fn layer_norm() {
     everywhere(Operator::LayerNorm);
+    everywhere(Operator::RmsNorm);
 }
 
 #[test]
@@ -114,9 +119,15 @@ fn elementwise() {
     for then in ACTIVATIONS {
         everywhere(Operator::Activate(then));
     }
-    for operator in
-        [Operator::Add, Operator::Mul, Operator::Square, Operator::Exchange, Operator::Scale, Operator::DropPath]
-    {
+    for operator in [
+        Operator::Add,
+        Operator::Mul,
+        Operator::Square,
+        Operator::Exchange,
+        Operator::Scale,
+        Operator::ScaleAll,
+        Operator::DropPath,
+    ] {
         everywhere(operator);
     }
 }
@@ -130,7 +141,22 @@ fn tokens() {
     for dims in EXTENTS.into_iter().filter(|dims| (dims.height, dims.width) == GRID) {
         check(Operator::AddPositions, dims);
     }
-    check(Operator::Patches, Dims::new(2, 4, 6, 8));
+    for order in [PatchOrder::Tokens, PatchOrder::Channels] {
+        check(Operator::Patches(order), Dims::new(2, 4, 6, 8));
+    }
+}
+
+#[test]
+fn sequences() {
+    let windows = ScanOrder::along(Path::Windows { side: 2 });
+    let atrous = ScanOrder::along(Path::Atrous { phase: 0 });
+    for order in CROSS_SCAN.into_iter().chain([windows, windows.reversed(), atrous]) {
+        everywhere(Operator::CausalConv(order));
+    }
+    for place in [TokenPlace::First, TokenPlace::Middle] {
+        everywhere(Operator::ClassToken(place));
+    }
+    everywhere(Operator::LinearRows);
 }
 
 #[test]

@@ -87,7 +87,8 @@ impl Lowering<'_> {
             }
         };
         let dims = self.dims(id, Layout::Planes);
-        let shape = self.shape_of(&path, v)?;
+        let planes = self.form(v, Layout::Planes)?;
+        let shape = self.shape_of(&path, planes);
         let y = self.file.node(&path, "Reshape", &[quotient, shape], &[], dims);
         self.set(id, Layout::Planes, y);
         Ok(())
@@ -165,18 +166,17 @@ impl Lowering<'_> {
         Ok(self.rows_and_columns(path, planes))
     }
 
-    /// The extents of a map's planes as a tensor.
-    fn shape_of(&mut self, path: &str, map: Id) -> Result<Value> {
-        let planes = self.form(map, Layout::Planes)?;
+    /// The four extents of planes as a tensor.
+    pub(super) fn shape_of(&mut self, path: &str, planes: Value) -> Value {
         let number = |dim: &Dim| match dim {
             Dim::Number(n) => Some(*n as i64),
             Dim::Text(_) => None,
         };
         let known: Option<Vec<i64>> = self.file.dims(planes).iter().map(number).collect();
-        Ok(match known {
+        match known {
             Some(numbers) => self.list(&numbers),
             None => self.file.integer_node(&format!("{path}/shape"), "Shape", &[planes], &[], vec![4.into()]),
-        })
+        }
     }
 
     /// Cosines and sines for the attention `id` of `channels` in its keys, `[heads, d / 2, N]`: made once for each of a

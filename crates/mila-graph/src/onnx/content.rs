@@ -19,6 +19,8 @@ pub(super) enum Content {
     Part(TensorPart),
     /// A linear map's weight as `[inputs, outputs]`.
     Transposed { weight: TensorPart, inputs: usize },
+    /// A causal convolution's weight with its taps from the last to the first.
+    Reversed { weight: TensorId, taps: usize },
     /// A convolution's weight times the scale of the batch norm behind it.
     FoldedWeight { weight: TensorId, norm: Norm },
     /// A convolution's bias with the batch norm behind it.
@@ -82,6 +84,7 @@ impl Content {
             Self::FoldedWeight { .. } | Self::FoldedBias { .. } => Some("with the batch norm behind it"),
             Self::PairedRows { .. } => Some("rows of each head: the even ones, then the odd ones"),
             Self::Part(_) => Some("rows of a tensor"),
+            Self::Reversed { .. } => Some("taps from the last to the first"),
             Self::Floats(_) | Self::Integers(_) | Self::Stored(_) | Self::Rotation { .. } => None,
         }
     }
@@ -113,6 +116,10 @@ impl Content {
                 let values = &fetch(weight.tensor)?.into_f32()[weight.values.clone()];
                 let outputs = values.len() / inputs;
                 (0..*inputs).flat_map(|i| (0..outputs).map(move |o| o * inputs + i)).map(|at| values[at]).collect()
+            }
+            Self::Reversed { weight, taps } => {
+                let values = fetch(*weight)?.into_f32();
+                values.chunks_exact(*taps).flat_map(|taps| taps.iter().rev()).copied().collect()
             }
             Self::FoldedWeight { weight, norm } => {
                 let values = fetch(*weight)?.into_f64();

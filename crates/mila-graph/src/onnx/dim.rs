@@ -26,7 +26,7 @@ impl Extents {
         match (self, extent) {
             (Self::Fixed(sizes), extent) => Dim::Number(extent.at(sizes)),
             (Self::Dynamic, Extent::Number(n)) => Dim::Number(*n),
-            (Self::Dynamic, Extent::Of { symbol, steps }) => Dim::Text(text(*symbol, steps)),
+            (Self::Dynamic, Extent::Of { symbol, steps }) => Dim::Text(text(symbol, steps)),
         }
     }
 }
@@ -49,13 +49,17 @@ impl From<usize> for Dim {
 }
 
 /// An extent in the integer arithmetic that readers of ONNX understand.
-fn text(symbol: Symbol, steps: &[Step]) -> String {
+fn text(symbol: &Symbol, steps: &[Step]) -> String {
     let start = match symbol {
-        Symbol::Batch => "batch",
-        Symbol::Height => "height",
-        Symbol::Width => "width",
+        Symbol::Batch => "batch".to_owned(),
+        Symbol::Height => "height".to_owned(),
+        Symbol::Width => "width".to_owned(),
+        Symbol::Tokens(grid) => match Extents::Dynamic.of(&grid[0]).times(&Extents::Dynamic.of(&grid[1])) {
+            Dim::Number(n) => n.to_string(),
+            Dim::Text(product) => format!("({product})"),
+        },
     };
-    steps.iter().fold(start.to_owned(), |x, step| match *step {
+    steps.iter().fold(start, |x, step| match *step {
         Step::Affine { times: 1, plus } if plus < 0 => format!("({x} - {})", -plus),
         Step::Affine { times: 1, plus } => format!("({x} + {plus})"),
         Step::Affine { times, plus: 0 } => format!("({times}*{x})"),

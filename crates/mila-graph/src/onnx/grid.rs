@@ -1,26 +1,34 @@
 //! Operators that see where a token lies: absolute positions, patches, padding.
 
-use mila_ops::{Error, Result, shape};
+use mila_ops::{Error, PatchOrder, Result, shape};
 
 use super::content::Content;
 use super::dim::Extents;
 use super::file::Setting;
 use super::lower::Lowering;
 use super::maps::Layout;
-use crate::{Id, TensorId};
+use crate::{Id, Sizes, TensorId};
 
 impl Lowering<'_> {
+    /// The sizes of an export whose extents are numbers.
+    pub(super) fn fixed(&self, path: &str) -> Result<Sizes> {
+        match self.extents {
+            Extents::Fixed(sizes) => Ok(sizes),
+            Extents::Dynamic => {
+                let what = format!("`{path}` in ONNX with free extents");
+                Err(Error::Unsupported { what, why: "absolute positions are those of one grid".into() })
+            }
+        }
+    }
+
     /// The sum of a map and a table of its own grid, which has a value for the last channels.
     pub(super) fn add_positions(&mut self, id: Id, x: Id, table: TensorId) -> Result<()> {
         let name = self.trace.manifest()[table.0].name.clone();
-        if self.extents == Extents::Dynamic {
-            let what = format!("`{name}` in ONNX with free extents");
-            return Err(Error::Unsupported { what, why: "absolute positions are those of one grid".into() });
-        }
-        let [height, width, channels] = [0, 1, 2].map(|axis| self.trace.manifest()[table.0].shape[axis]);
-        let before = self.trace.nodes()[id.0].channels - channels;
+        let sizes = self.fixed(&name)?;
+        let (channels, node) = (self.trace.manifest()[table.0].shape[2], &self.trace.nodes()[id.0]);
+        let ([height, width], before) = ([1, 2].map(|axis| node.extents[axis].at(sizes)), node.channels - channels);
         let x = self.form(x, Layout::Last)?;
-        let mut table = self.stored(table);
+        let mut table = self.parameter(table, &[height, width, channels], Content::Stored(table));
         let path = self.path(id).to_owned();
         if before > 0 {
             let pads = self.list(&[0, 0, before as i64, 0, 0, 0]);
@@ -33,7 +41,7 @@ impl Lowering<'_> {
     }
 
     /// Every second token from each of four starts on, side by side.
-    pub(super) fn patches(&mut self, id: Id, x: Id) -> Result<()> {
+    pub(super) fn patches(&mut self, id: Id, x: Id, order: PatchOrder) -> Result<()> {
         let path = format!("{}/patches", self.path(id));
         let channels = self.trace.nodes()[x.0].channels;
         let x = self.form(x, Layout::Last)?;
@@ -41,14 +49,33 @@ impl Lowering<'_> {
         let (axes, steps) = (self.list(&[1, 2]), self.list(&[2, 2]));
         let ends = self.constant(&[2], Content::Integers(vec![i64::MAX; 2]));
         let mut parts = Vec::with_capacity(4);
-        for (column, row) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        // (column, row) of each token.
+        let tokens = match order {
+            PatchOrder::Tokens => [(0, 0), (0, 1), (1, 0), (1, 1)],
+            PatchOrder::Channels => [(0, 0), (1, 0), (0, 1), (1, 1)],
+        };
+        for (column, row) in tokens {
             let starts = self.list(&[row, column]);
             let mut dims = dims.clone();
             dims[3] = channels.into();
             let name = format!("{path}/row{row}_column{column}");
             parts.push(self.file.node(&name, "Slice", &[x, starts, ends, axes, steps], &[], dims));
         }
-        let y = self.file.node(&path, "Concat", &parts, &[("axis", Setting::Integer(3))], dims);
+        let y = self.file.node(&path, "Concat", &parts, &[("axis", Setting::Integer(3))], dims.clone());
+        let y = match order {
+            PatchOrder::Tokens => y,
+            PatchOrder::Channels => {
+                let view = self.list(&[0, 0, 0, 4, channels as i64]);
+                let by = |rows: usize, columns: usize| [&dims[..3], &[rows.into(), columns.into()]].concat();
+                let name = format!("{path}/tokens");
+                let tokens = self.file.node(&name, "Reshape", &[y, view], &[], by(4, channels));
+                let swap = [("perm", Setting::Integers(vec![0, 1, 2, 4, 3]))];
+                let name = format!("{path}/channels");
+                let turned = self.file.node(&name, "Transpose", &[tokens], &swap, by(channels, 4));
+                let view = self.list(&[0, 0, 0, 4 * channels as i64]);
+                self.file.node(&format!("{path}/patches"), "Reshape", &[turned, view], &[], dims)
+            }
+        };
         self.set(id, Layout::Last, y);
         Ok(())
     }

@@ -86,7 +86,8 @@ impl Lowering<'_> {
     fn path_of(&self, node: &Node) -> String {
         let newest = node.inputs.iter().max().map_or("image", |&id| self.path(id));
         // What is named after its tensor, which is in the file under that name.
-        let is_tensor = matches!(node.operator, Operator::Scale(_) | Operator::AddPositions(_));
+        let is_tensor =
+            matches!(node.operator, Operator::Scale(_) | Operator::AddPositions(_) | Operator::InsertToken { .. });
         let own = (!node.name.is_empty() && !is_tensor).then_some(&*node.name);
         own.unwrap_or(newest).to_owned()
     }
@@ -154,6 +155,20 @@ impl Lowering<'_> {
                 let y = self.file.node(&path, "LayerNormalization", &[x, weight, bias], &settings, dims);
                 self.set(id, Layout::Last, y);
             }
+            (Operator::RmsNorm { weight, eps }, &[x]) => self.rms_norm(id, x, *weight, *eps)?,
+            (Operator::CausalConv { weight, bias, taps, order, then }, &[x]) => {
+                self.causal_conv(id, x, (*weight, *bias, *taps), *order, *then)?;
+            }
+            (Operator::InsertToken { token, place }, &[x]) => self.insert_token(id, x, *token, *place)?,
+            (Operator::TakeToken(place), &[x]) => self.take_token(id, x, *place)?,
+            (Operator::RequireGrid(grid), &[x]) => self.require_grid(x, *grid)?,
+            (Operator::ScaleAll(factor), &[x]) => {
+                let layout = self.nearest(&[x]);
+                let inputs = [self.form(x, layout)?, self.scalar(*factor)];
+                let name = format!("{}/Mul", self.path(id));
+                let y = self.file.node(&name, "Mul", &inputs, &[], self.dims(id, layout));
+                self.set(id, layout, y);
+            }
             (Operator::Activate(then), &[x]) => {
                 let layout = self.nearest(&[x]);
                 let x = self.form(x, layout)?;
@@ -182,7 +197,7 @@ impl Lowering<'_> {
                 self.set(id, layout, y);
             }
             (Operator::AddPositions(table), &[x]) => self.add_positions(id, x, *table)?,
-            (Operator::Patches, &[x]) => self.patches(id, x)?,
+            (Operator::Patches(order), &[x]) => self.patches(id, x, *order)?,
             (Operator::MeanTokens, &[x]) => {
                 let layout = self.nearest(&[x]);
                 let axes = if layout == Layout::Planes { [2, 3] } else { [1, 2] };
@@ -197,6 +212,13 @@ impl Lowering<'_> {
                 Operator::Linear { .. }
                 | Operator::Convolution { .. }
                 | Operator::LayerNorm { .. }
+                | Operator::RmsNorm { .. }
+                | Operator::CausalConv { .. }
+                | Operator::InsertToken { .. }
+                | Operator::TakeToken(_)
+                | Operator::AddPositions(_)
+                | Operator::RequireGrid(_)
+                | Operator::ScaleAll(_)
                 | Operator::Activate(_)
                 | Operator::LinearAttention(_)
                 | Operator::Add
@@ -204,8 +226,7 @@ impl Lowering<'_> {
                 | Operator::Channels { .. }
                 | Operator::Concat
                 | Operator::Scale(_)
-                | Operator::AddPositions(_)
-                | Operator::Patches
+                | Operator::Patches(_)
                 | Operator::MeanTokens
                 | Operator::PadToMultiple(_),
                 inputs,

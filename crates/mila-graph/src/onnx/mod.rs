@@ -30,6 +30,7 @@ mod grid;
 mod lower;
 mod maps;
 mod recurrence;
+mod tokens;
 mod wire;
 
 pub use dim::Extents;

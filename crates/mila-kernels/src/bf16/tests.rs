@@ -170,7 +170,7 @@ fn a_normed_pair_is_norm_and_layers() {
     for (rows, inputs, outputs) in [(1, 1, 3), (7, 24, 96), (63, 33, 40), (197, 64, 64), (700, 100, 96)] {
         let x: Vec<f32> = numbers(1, rows * inputs).iter().map(|x| 3.0 * x + 20.0).collect();
         let (scale, shift) = (numbers(2, inputs), numbers(3, inputs));
-        let norm = Norm { weight: &scale, bias: &shift, eps: 1e-5 };
+        let norm = Norm { weight: &scale, bias: &shift, eps: 1e-5, centre: crate::Centre::Mean };
         let weights = [numbers(4, outputs * inputs), numbers(5, 2 * outputs * inputs)];
         let mut normed = unwritten(x.len());
         layer_norm::forward(Isa::detect(), &x, &scale, Some(&shift), 1e-5, &mut normed);
@@ -250,7 +250,13 @@ fn the_mlp_is_its_composition() {
                     epilogue: Epilogue { bias: Some(&bias_2), activation: Activation::None, residual: Some(&residual) },
                 };
                 let mut y = unwritten(rows * outputs);
-                mlp::forward(Isa::detect(), &x, Norm { weight: &scale, bias: &shift, eps: 1e-5 }, layers, &mut y);
+                mlp::forward(
+                    Isa::detect(),
+                    &x,
+                    Norm { weight: &scale, bias: &shift, eps: 1e-5, centre: crate::Centre::Mean },
+                    layers,
+                    &mut y,
+                );
                 y
             },
             |unit, y| assert_close(format!("{unit} {rows}x{inputs}x{hidden}"), &y, &wanted, NEIGHBOURS),

@@ -12,6 +12,7 @@ mod grid;
 mod norm;
 mod real;
 mod recurrence;
+mod tokens;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -21,8 +22,9 @@ pub use real::Real;
 pub use recurrence::{RecurrenceGradients, recurrence_gradients};
 
 use crate::{
-    Activation, BatchNormWanted, BatchStatistics, ConvWanted, Dims, DropPath, Executor, LinearAttention, LinearWanted,
-    Mode, NormWanted, Numeric, RecurrenceOn, Result, Source, Wanted, Window, shape,
+    Activation, BatchNormWanted, BatchStatistics, CausalConv, ConvWanted, Dims, DropPath, Executor, LinearAttention,
+    LinearWanted, Mode, NormForm, NormWanted, Numeric, PatchOrder, RecurrenceOn, Result, ScanOrder, Source, TokenPlace,
+    Wanted, Window, shape,
 };
 
 /// The reference executor over `f32` or `f64`.
@@ -71,11 +73,11 @@ pub struct Conv<T> {
     outputs: usize,
 }
 
-/// Weight, bias and eps of a layer norm.
+/// Weight, bias and eps of a norm over channels; RMSNorm has no bias.
 #[derive(Debug)]
 pub struct Norm<T> {
     weight: Vec<T>,
-    bias: Vec<T>,
+    bias: Option<Vec<T>>,
     eps: T,
 }
 
@@ -170,8 +172,11 @@ impl<T: Real> Executor for Reference<T> {
     }
 
     fn prepare_layer_norm(&mut self, wanted: NormWanted, source: &dyn Source) -> Result<Norm<T>> {
-        let (weight, bias) = (fetch(source, &wanted.weight)?, fetch(source, &wanted.bias)?);
-        Ok(Norm { weight, bias, eps: T::of(wanted.eps) })
+        let bias = match &wanted.form {
+            NormForm::Layer { bias } => Some(fetch(source, bias)?),
+            NormForm::RootMeanSquare => None,
+        };
+        Ok(Norm { weight: fetch(source, &wanted.weight)?, bias, eps: T::of(wanted.eps) })
     }
 
     fn prepare_batch_norm(&mut self, wanted: BatchNormWanted, source: &dyn Source) -> Result<BatchNorm<T>> {
@@ -264,6 +269,27 @@ impl<T: Real> Executor for Reference<T> {
         Ok(Array { dims: a.dims.with_channels(a.dims.channels + b.dims.channels), values })
     }
 
+    fn causal_conv(&self, x: &Array<T>, p: &CausalConv<Self>, order: ScanOrder, then: Activation) -> Result<Array<T>> {
+        tokens::causal_conv(x, p, order, then)
+    }
+
+    fn insert_token(&self, x: &Array<T>, token: &Table<T>, place: TokenPlace) -> Result<Array<T>> {
+        tokens::insert_token(x, &token.values, place)
+    }
+
+    fn take_token(&self, x: &Array<T>, place: TokenPlace) -> Result<Array<T>> {
+        tokens::take_token(x, place)
+    }
+
+    fn require_grid(&self, x: &Array<T>, grid: [usize; 2]) -> Result<()> {
+        shape::grid(grid, [x.dims.height, x.dims.width])
+    }
+
+    fn scale_all(&self, x: Array<T>, factor: f32) -> Result<Array<T>> {
+        let factor = T::of(f64::from(factor));
+        Ok(x.map(|v| v * factor))
+    }
+
     fn scale(&self, mut x: Array<T>, factors: &Table<T>) -> Result<Array<T>> {
         let factors = &factors.values;
         shape::channels("scale", factors.len(), x.dims.channels)?;
@@ -277,8 +303,8 @@ impl<T: Real> Executor for Reference<T> {
         grid::add_positions(x, table)
     }
 
-    fn patches(&self, x: Array<T>) -> Result<Array<T>> {
-        grid::patches(&x)
+    fn patches(&self, x: Array<T>, order: PatchOrder) -> Result<Array<T>> {
+        grid::patches(&x, order)
     }
 
     fn drop_path(&self, mut x: Array<T>, drop: DropPath) -> Result<Array<T>> {

@@ -3,14 +3,24 @@
 use super::{Array, BatchNorm, Norm, Real};
 use crate::{Error, Result, shape};
 
-/// `(x - mean) / sqrt(variance + eps) * weight + bias` with the mean and biased variance of each token.
+/// `(x - mean) / sqrt(variance + eps) * weight + bias` with the mean and biased variance of each token; without a bias
+/// `x / sqrt(mean of squares + eps) * weight`.
 pub(super) fn layer_norm<T: Real>(x: &Array<T>, p: &Norm<T>) -> Result<Array<T>> {
     shape::channels("layer norm", p.weight.len(), x.dims.channels)?;
     let mut values = Vec::with_capacity(x.values.len());
     for token in x.tokens() {
-        let (mean, variance) = moments(token.iter().copied());
-        let scale = (variance + p.eps).sqrt().recip();
-        values.extend((0..token.len()).map(|c| (token[c] - mean) * scale * p.weight[c] + p.bias[c]));
+        match &p.bias {
+            Some(bias) => {
+                let (mean, variance) = moments(token.iter().copied());
+                let scale = (variance + p.eps).sqrt().recip();
+                values.extend((0..token.len()).map(|c| (token[c] - mean) * scale * p.weight[c] + bias[c]));
+            }
+            None => {
+                let square = token.iter().map(|&v| v * v).sum::<T>() / T::of(token.len() as f64);
+                let scale = (square + p.eps).sqrt().recip();
+                values.extend((0..token.len()).map(|c| token[c] * scale * p.weight[c]));
+            }
+        }
     }
     Ok(Array { dims: x.dims, values })
 }

@@ -38,6 +38,19 @@ fn a_fitting_checkpoint_is_a_source() {
     assert!(error.to_string().contains("found int32 values"), "{error}");
 }
 
+/// Some checkpoints of VMamba hold linear maps as 1x1 convolutions.
+#[test]
+fn a_convolution_of_one_pixel_is_a_linear_map() {
+    let header = r#"{"fc.weight":{"dtype":"F32","shape":[1,2,1,1],"data_offsets":[0,8]}}"#;
+    let checkpoint = Checkpoint::from_bytes(safetensors(header, &floats(&[1.0, 2.0]))).unwrap();
+    let linear = wanted("fc.weight", &[1, 2]);
+    assert!(checkpoint.check(std::slice::from_ref(&linear), &Allow::NOTHING).is_ok());
+    assert_eq!(checkpoint.fetch(&linear).unwrap().into_f32(), [1.0, 2.0].as_slice());
+    for shape in [&[1, 2, 1][..], &[2, 1], &[1]] {
+        assert!(checkpoint.check(&[wanted("fc.weight", shape)], &Allow::NOTHING).is_err(), "{shape:?}");
+    }
+}
+
 #[test]
 fn all_differences_are_listed_at_once() {
     let manifest =
