@@ -10,8 +10,9 @@ from timm.models.mambaout import MambaOut
 from torch import Tensor, nn
 
 import mamba
+import swin
 from operators import Cases
-from values import fill, symmetric
+from values import fill, parameter, symmetric
 
 # Registered name, timm's name, height and width of the image.
 PRESETS = (
@@ -21,6 +22,9 @@ PRESETS = (
     ("mambaout-t", "mambaout_tiny", 64, 96),
     ("mambaout-s", "mambaout_small", 64, 96),
     ("mambaout-b", "mambaout_base", 64, 96),
+    ("swin-t", "swin_tiny_patch4_window7_224", 224, 224),
+    ("swin-s", "swin_small_patch4_window7_224", 224, 224),
+    ("swin-b", "swin_base_patch4_window7_224", 224, 224),
 )
 # Registered names of models of our own, and the image.
 MAMBA_PRESETS = {"vmamba-t": (64, 96), "vmamba-t-s1l8": (64, 96), "vim-ti": (224, 224), "mamba-nd-s": (224, 224)}
@@ -36,14 +40,22 @@ def add_model_case(cases: Cases, op: str, size: tuple[int, int, int], outputs: d
     cases.add(name, op, {}, outputs, batch=batch, height=height, width=width)
 
 
-def stage_by_stage(cases: Cases, model: nn.Module, stages: nn.Module, size: tuple[int, int, int], planes: bool) -> None:
+def stage_by_stage(
+    cases: Cases,
+    model: nn.Module,
+    stages: nn.Module,
+    size: tuple[int, int, int],
+    planes: bool,
+    cut: tuple[int, int] | None = None,
+) -> None:
     """Logits, and the output of each module of `stages`, which includes the downsample before it."""
     outputs = {}
     for i, stage in enumerate(stages):
         order = (0, 2, 3, 1) if planes else (0, 1, 2, 3)
         keep = lambda _, __, y, i=i, order=order: outputs.__setitem__(f"stages.{i}", y.permute(order))  # noqa: E731
         stage.register_forward_hook(keep)
-    logits = model(image(*size))
+    height, width = cut or size[1:]
+    logits = model(image(*size)[:, :, :height, :width])
     add_model_case(cases, "classify", size, outputs | {"logits": logits})
 
 
@@ -60,6 +72,29 @@ def mambaout_reduced() -> Cases:
     for size in ((1, 64, 64), (2, 45, 70), (1, 7, 1)):
         model = fill(MambaOut(depths=(1, 2, 1, 1), dims=(16, 32, 40, 48), num_classes=10)).eval()
         stage_by_stage(cases, model, model.stages, size, planes=False)
+    return cases
+
+
+def swin_reduced() -> Cases:
+    """timm's own model at sizes whose maps are whole windows or within one, and with our windows at others."""
+    cases = Cases()
+    for size in ((1, 112, 56), (2, 56, 28)):
+        model = swin.reduced(size[1:])
+        worst = (swin.of_any_size()(image(*size)) - model(image(*size))).abs().max()
+        assert worst < 1e-12, f"{size}: our windows differ from timm's by {worst}"
+        stage_by_stage(cases, model, model.layers, size, planes=False)
+    for size in ((1, 45, 70), (1, 66, 35)):
+        # What is left over at the border does not enter the stem; timm refuses it.
+        cut = [n - n % 4 for n in size[1:]]
+        model = swin.of_any_size()
+        stage_by_stage(cases, model, model.layers, size, planes=False, cut=cut)
+    size = (1, 45, 70)
+    x, maps = swin.of_any_size().patch_embed(swin.F.pad(image(*size), (0, 2, 0, 3))), {}
+    for i, stage in enumerate(swin.of_any_size().layers):
+        x = stage(x)
+        weight, bias = (parameter(f"norm{i}.{kind}", x.shape[-1:]).double() for kind in ("weight", "bias"))
+        maps[f"maps.{i}"] = swin.F.layer_norm(x, x.shape[-1:], weight, bias, 1e-5)
+    add_model_case(cases, "pyramid", size, maps)
     return cases
 
 

@@ -171,6 +171,7 @@ def main() -> None:
         write("mila_nano.safetensors", mila_nano())
         write("convnext_reduced.safetensors", families.convnext_reduced())
         write("mambaout_reduced.safetensors", families.mambaout_reduced())
+        write("swin_reduced.safetensors", families.swin_reduced())
         write("vmamba_reduced.safetensors", families.vmamba_reduced())
         write("vmamba_v0_reduced.safetensors", families.vmamba_v0_reduced())
         write("vim_reduced.safetensors", families.vim_reduced())

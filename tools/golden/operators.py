@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mila
+import swin
 from values import parameter, symmetric
 
 ACTIVATIONS = {"none": lambda x: x, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
@@ -116,8 +117,31 @@ def channels(cases: Cases) -> None:
     cases.add("concat", "concat", p, {"y": torch.cat([p["a"], p["b"]], dim=-1)})
 
 
+def windows(cases: Cases) -> None:
+    # Batch, height, width, heads, channels of a head, side, shift.
+    shapes = (
+        (1, 1, 1, 1, 8, 7, 3),
+        (1, 7, 7, 1, 32, 7, 3),
+        (1, 14, 14, 1, 8, 7, 3),
+        (1, 14, 7, 3, 8, 7, 0),
+        (2, 5, 6, 2, 12, 4, 1),
+        (1, 9, 8, 1, 20, 7, 3),
+        (1, 16, 4, 2, 5, 7, 0),
+    )
+    for batch, height, width, heads, d, side, shift in shapes:
+        case = f"window_attention_{height}x{width}_{heads}x{d}_{side}_{shift}"
+        x = symmetric(f"{case}/x", (batch, height, width, 3 * heads * d), 2.0).double()
+        table = parameter(f"{case}/table", ((2 * side - 1) ** 2, heads)).double()
+        y = swin.window_attention(x, table, heads, side, shift)
+        cases.add(case, "window_attention", {"x": x, "table": table}, {"y": y}, heads=heads, side=side, shift=shift)
+    for size in ((6, 4), (5, 7), (1, 1)):
+        case = f"merge_patches_{size[0]}x{size[1]}"
+        p = values(case, x=(2, *size, 3))
+        cases.add(case, "merge_patches", p, {"y": swin.merge_patches(p["x"], 2)}, side=2)
+
+
 def all_cases() -> Cases:
     cases = Cases()
-    for add in (linear, convolution, layer_norm, batch_norm, linear_attention, mean_over_tokens, pad, channels):
+    for add in (linear, convolution, layer_norm, batch_norm, linear_attention, mean_over_tokens, pad, channels, windows):
         add(cases)
     return cases

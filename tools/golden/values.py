@@ -17,6 +17,7 @@ and is then, in f32, each operation rounded once in the order written (no fused 
     *.bias                      0.2 * r
     *.gamma                     0.5 + (0.3 * r)
     *.ape                       r
+    *.relative_position_bias_table, */table     1.5 * r
     1-D *.weight (norms)        1.0 + (0.3 * r)
     *.weight with >= 2 dims     r * sqrt(3.0 / fan_in), fan_in = product of shape[1:]
     *_proj(s)_weight, 3 dims    r * sqrt(3.0 / fan_in), fan_in = shape[2]: the linear maps of several directions
@@ -84,6 +85,8 @@ def parameter(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         value = f32(0.5) + f32(0.3) * r
     elif kind == "ape":
         value = r
+    elif kind in ("relative_position_bias_table", "table"):
+        value = f32(1.5) * r
     elif kind == "weight" and len(shape) == 1:
         value = f32(1) + f32(0.3) * r
     elif kind == "weight":

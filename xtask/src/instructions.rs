@@ -15,7 +15,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 /// Models and the sides of their square inputs: all operators, and small enough for the fifty-fold time of Callgrind.
-const PASSES: [(&str, usize); 3] = [("mila-t", 64), ("convnext-t", 64), ("mila-nano", 32)];
+const PASSES: [(&str, usize); 5] =
+    [("mila-t", 64), ("convnext-t", 64), ("mambaout-t", 64), ("swin-t", 64), ("mila-nano", 32)];
 const COMMITTED: &str = "crates/mila-cpu/instructions.txt";
 const HEADER: &str = "\
 # Instructions of one forward pass: model, side of the input, count. Written by `cargo xtask instructions --write`.

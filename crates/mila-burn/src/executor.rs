@@ -10,13 +10,13 @@ use mila_kernels::isa::Isa;
 use mila_ops::{
     Activation, BatchNormWanted, BatchStatistics, CausalConv, ConvWanted, Dims, DropPath, Error, Executor,
     LinearAttention, LinearWanted, Mode, NormForm, NormWanted, Numeric, PatchOrder, RecurrenceOn, Result, ScanOrder,
-    Source, TokenPlace, Wanted, Window, shape,
+    Source, TokenPlace, Wanted, Window, Windows, shape,
 };
 
 use crate::operation::{Call, Operation};
 use mila_ops::reference::Array;
 
-use crate::{Handle, Store, extension, portable, recurrence, sequence};
+use crate::{Handle, Store, extension, portable, recurrence, sequence, windows};
 
 /// How the operators are carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,6 +332,17 @@ impl Executor for Burn {
         })
     }
 
+    fn window_attention(&self, qkv: &Tensor<4>, p: &Parameter, heads: usize, windows: Windows) -> Result<Tensor<4>> {
+        shape::window_attention(qkv.dims()[3], p.volume, heads, windows)?;
+        let (qkv, table) = (qkv.clone(), self.leaf(p.handle));
+        Ok(match self.form {
+            Form::Kernels(isa) => {
+                self.call(isa, Operation::WindowAttention { heads, windows }, [Some(table), None], qkv)
+            }
+            Form::Portable => windows::window_attention(qkv, table, heads, windows),
+        })
+    }
+
     fn linear_attention(&self, qk: &Tensor<4>, v: &Tensor<4>, form: LinearAttention) -> Result<Tensor<4>> {
         let extent = dims(v);
         shape::attention(qk.dims()[3], extent.channels, form)?;
@@ -445,6 +456,11 @@ impl Executor for Burn {
         let factors: Vec<f32> = (0..batch).map(|sample| drop.factor(self.mode, sample)).collect();
         let factors = Tensor::<1>::from_floats(factors.as_slice(), self.store.device()).autodiff();
         Ok(x * factors.reshape([batch, 1, 1, 1]))
+    }
+
+    fn merge_patches(&self, x: &Tensor<4>, side: usize) -> Result<Tensor<4>> {
+        shape::multiple(side)?;
+        Ok(portable::merge_patches(x.clone(), side))
     }
 
     fn mean_tokens(&self, x: &Tensor<4>) -> Result<Tensor<4>> {

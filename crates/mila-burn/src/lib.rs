@@ -18,6 +18,7 @@ mod recurrence;
 mod sequence;
 mod store;
 mod trainer;
+mod windows;
 
 pub use adamw::AdamW;
 pub use batch::ImageBatch;

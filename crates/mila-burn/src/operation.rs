@@ -4,11 +4,12 @@ use std::sync::{Arc, OnceLock};
 
 use mila_kernels::batch_norm::BatchStatistics;
 use mila_kernels::linear_attention::{self, Attention, Rotations};
+use mila_kernels::window_attention::{self, WindowAttention};
 use mila_kernels::{
     Epilogue, Isa, Map, PackedMatrix, activation, batch_norm, causal_conv, conv, depthwise, elementwise, layer_norm,
     linear, pool, rms_norm,
 };
-use mila_ops::{Activation, Dims, LinearAttention, Normalisation, Positions, Window, rope2d};
+use mila_ops::{Activation, Dims, LinearAttention, Normalisation, Positions, Window, Windows, rope2d};
 
 use crate::recurrence::Packed;
 
@@ -35,6 +36,8 @@ pub(crate) enum Operation {
     Scale,
     /// No other input.
     MeanTokens,
+    /// `x`: q, k and v; `a`: table of biases.
+    WindowAttention { heads: usize, windows: Windows },
     /// `x`: q and k; `a`: v.
     LinearAttention { dims: Dims, form: LinearAttention },
     /// `x`: its maps; `a`: its parameters; `b`: its start. The output is one row.
@@ -80,6 +83,10 @@ fn attention(dims: Dims, qk: usize, form: LinearAttention) -> Attention {
     };
     let Dims { batch, channels, .. } = dims;
     Attention { batch, tokens: dims.tokens(), keys: qk / 2, channels, heads: form.heads, normalisation }
+}
+
+fn windowed(qkv: Map, heads: usize, Windows { side, shift }: Windows) -> WindowAttention {
+    WindowAttention { map: Map { channels: qkv.channels / 3, ..qkv }, heads, side, shift }
 }
 
 impl Call {
@@ -131,6 +138,11 @@ impl Call {
             Operation::MeanTokens => {
                 let shape = (batch, height * width, channels);
                 out([batch, 1, 1, channels], &mut |y| pool::mean_tokens(x, shape, y))
+            }
+            &Operation::WindowAttention { heads, windows } => {
+                let shape = windowed(map, heads, windows);
+                let extent = [batch, height, width, shape.map.channels];
+                out(extent, &mut |y| window_attention::forward(isa, x, a, shape, y))
             }
             Operation::LinearAttention { dims, form } => {
                 let shape = attention(*dims, channels, *form);
@@ -212,6 +224,10 @@ impl Call {
                 elementwise::scale_channels_backward(isa, x, dy, &mut da);
             }
             Operation::MeanTokens => pool::mean_tokens_backward(dy, (batch, height * width, channels), &mut dx),
+            &Operation::WindowAttention { heads, windows } => {
+                let gradients = window_attention::Gradients { qkv: &mut dx, table: &mut da };
+                window_attention::backward(isa, x, a, windowed(map, heads, windows), dy, gradients);
+            }
             Operation::LinearAttention { dims, form } => {
                 let shape = attention(*dims, channels, *form);
                 let rotations = (form.positions == Positions::Rotary)

@@ -6,15 +6,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use mila_kernels::linear_attention::{self, Attention, Rotations};
 use mila_kernels::{
-    Centre, Isa, activation, bottleneck, channels, conv, depthwise, elementwise, layer_norm, linear, mlp, pool,
-    rms_norm,
+    Centre, Isa, WindowAttention, activation, bottleneck, channels, conv, depthwise, elementwise, layer_norm, linear, mlp,
+    pool, rms_norm, window_attention,
 };
 use mila_ops::reference::Array;
 use mila_ops::{
     Activation, BatchNormWanted, Bottleneck, CausalConv, ConvWanted, Dims, DropPath, Executor, FusedBottleneck,
     GatedConv, GatedInput, LinearAttention, LinearWanted, Mlp, NormWanted, Normalisation, NormedLinear, Numeric, Onto,
     PatchOrder, Positions, RecurrenceOn, Residual, Result, ScanOrder, Source, Tap, TokenPlace, Wanted, Window,
-    composed, rope2d, shape,
+    Windows, composed, rope2d, shape,
 };
 
 use crate::arguments::{epilogue, extent, kernel_activation, kernel_window};
@@ -257,6 +257,14 @@ impl Executor for Cpu {
         self.operator("activation", x.dims(), forward)
     }
 
+    fn window_attention(&self, qkv: &Map, table: &Vec<f32>, heads: usize, windows: Windows) -> Result<Map> {
+        let channels = shape::window_attention(qkv.dims().channels, table.len(), heads, windows)?;
+        let (dims, Windows { side, shift }) = (qkv.dims().with_channels(channels), windows);
+        let shape = WindowAttention { map: extent(dims), heads, side, shift };
+        let forward = |y: &mut [f32]| window_attention::forward(self.isa, qkv.values(), table, shape, y);
+        self.operator("window attention", dims, forward)
+    }
+
     fn linear_attention(&self, qk: &Map, v: &Map, form: LinearAttention) -> Result<Map> {
         let (dims, keys) = (v.dims(), qk.dims().channels / 2);
         shape::attention(qk.dims().channels, dims.channels, form)?;
@@ -351,6 +359,13 @@ impl Executor for Cpu {
 
     fn drop_path(&self, x: Map, _: DropPath) -> Result<Map> {
         Ok(x)
+    }
+
+    fn merge_patches(&self, x: &Map, side: usize) -> Result<Map> {
+        shape::multiple(side)?;
+        let Dims { batch, height, width, channels } = x.dims();
+        let dims = Dims::new(batch, height.div_ceil(side), width.div_ceil(side), side * side * channels);
+        self.operator("merge patches", dims, |y| patches::merge(x.values(), extent(x.dims()), side, y))
     }
 
     fn mean_tokens(&self, x: &Map) -> Result<Map> {

@@ -22,6 +22,7 @@ mod executor;
 mod fused;
 mod grid;
 mod observer;
+mod padding;
 mod prepared;
 mod recurrence;
 mod sequence;

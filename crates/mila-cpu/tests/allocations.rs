@@ -8,7 +8,9 @@ use mila_ops::{Dims, NoTap, Numeric, Seeded};
 fn the_second_pass_allocates_nothing() -> Result<(), Box<dyn std::error::Error>> {
     // On one thread: what a thread pool allocates for itself depends on its timing.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-    for (name, height, width) in [("mila-t", 64, 64), ("mila-t", 97, 161), ("convnext-t", 64, 64)] {
+    for (name, height, width) in
+        [("mila-t", 64, 64), ("mila-t", 97, 161), ("convnext-t", 64, 64), ("mambaout-t", 64, 64), ("swin-t", 97, 161)]
+    {
         let preset = Preset::find(name)?;
         let mut cpu = Cpu::default();
         let model = preset.build(&mut cpu, &Seeded::new(0), Task::Classify { classes: preset.classes })?;

@@ -51,6 +51,19 @@ pub struct Layer {
 }
 
 impl Node {
+    /// Multiply-accumulates without norms.
+    fn macs(&self, sizes: Sizes) -> u64 {
+        let per_token = match self.operator {
+            // Scores, and sums of values, over a whole window: also where a border cuts it, as the published counts have it.
+            Operator::WindowAttention { windows, .. } => {
+                let [height, width] = [1, 2].map(|axis| self.extents[axis].at(sizes).min(windows.side));
+                (2 * self.channels * height * width) as u64
+            }
+            _ => self.macs_per_token,
+        };
+        self.tokens(sizes) * per_token
+    }
+
     fn tokens(&self, sizes: Sizes) -> u64 {
         self.extents.iter().map(|extent| extent.at(sizes) as u64).product()
     }
@@ -67,7 +80,7 @@ impl Trace {
     /// The costs for an input of `sizes`.
     pub fn cost(&self, sizes: Sizes) -> Cost {
         let sum = |f: fn(&Node) -> u64| self.nodes().iter().map(|n| n.tokens(sizes) * f(n)).sum::<u64>();
-        let macs = sum(|n| n.macs_per_token);
+        let macs = self.nodes().iter().map(|n| n.macs(sizes)).sum::<u64>();
         Cost {
             macs,
             macs_with_norms: macs + sum(|n| n.norm_macs_per_token),
@@ -83,7 +96,7 @@ impl Trace {
             name: n.name.clone(),
             output: [n.extents[1].at(sizes), n.extents[2].at(sizes), n.channels],
             parameters: self.parameters_of(n),
-            macs: n.tokens(sizes) * n.macs_per_token,
+            macs: n.macs(sizes),
         };
         counted.map(layer).collect()
     }
@@ -105,9 +118,10 @@ impl Trace {
             Operator::Recurrence(recorded) => {
                 return recorded.tensors().into_iter().map(|part| part.values.len()).sum();
             }
-            Operator::Scale(tensor) | Operator::AddPositions(tensor) | Operator::InsertToken { token: tensor, .. } => {
-                [Some(*tensor), None]
-            }
+            Operator::Scale(tensor)
+            | Operator::AddPositions(tensor)
+            | Operator::InsertToken { token: tensor, .. }
+            | Operator::WindowAttention { table: tensor, .. } => [Some(*tensor), None],
             _ => [None, None],
         };
         let tensors = ids.into_iter().flatten().map(|id| &self.manifest()[id.0]);

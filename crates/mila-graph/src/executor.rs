@@ -8,7 +8,7 @@ use std::ops::Range;
 use mila_ops::{
     Activation, BatchNormWanted, CausalConv, ConvWanted, DropPath, Error, Executor, LinearAttention, LinearWanted,
     NormForm, NormWanted, Normalisation, PatchOrder, RecurrenceOn, Result, ScanOrder, Source, TokenPlace, Values,
-    Wanted, Window, shape,
+    Wanted, Window, Windows, shape,
 };
 
 use crate::{Extent, Id, Node, Operator, Symbol, TensorId, TensorPart};
@@ -280,6 +280,12 @@ impl Executor for Graph {
         Ok(if then == Activation::None { x } else { self.like("", Operator::Activate(then), &[&x]) })
     }
 
+    fn window_attention(&self, qkv: &Shaped, p: &Parameter, heads: usize, windows: Windows) -> Result<Shaped> {
+        let channels = shape::window_attention(qkv.channels, p.volume, heads, windows)?;
+        let operator = Operator::WindowAttention { table: p.tensor, heads, windows };
+        Ok(self.record(&layer(&p.name), operator, &[qkv], qkv.extents.clone(), channels, 0))
+    }
+
     fn linear_attention(&self, qk: &Shaped, v: &Shaped, form: LinearAttention) -> Result<Shaped> {
         shape::attention(qk.channels, v.channels, form)?;
         self.equal("linear attention", &Shaped { channels: qk.channels, ..v.clone() }, qk)?;
@@ -366,6 +372,13 @@ impl Executor for Graph {
 
     fn drop_path(&self, x: Shaped, _: DropPath) -> Result<Shaped> {
         Ok(x)
+    }
+
+    fn merge_patches(&self, x: &Shaped, side: usize) -> Result<Shaped> {
+        shape::multiple(side)?;
+        let [batch, height, width] = &x.extents;
+        let extents = [batch.clone(), height.clone().divided_up(side), width.clone().divided_up(side)];
+        Ok(self.record("", Operator::MergePatches(side), &[x], extents, side * side * x.channels, 0))
     }
 
     fn mean_tokens(&self, x: &Shaped) -> Result<Shaped> {

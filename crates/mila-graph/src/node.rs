@@ -1,6 +1,6 @@
 //! The recorded operators.
 
-use mila_ops::{Activation, LinearAttention, PatchOrder, ScanOrder, TokenPlace, Window};
+use mila_ops::{Activation, LinearAttention, PatchOrder, ScanOrder, TokenPlace, Window, Windows};
 
 use crate::{Extent, Recorded, TensorPart};
 
@@ -84,6 +84,15 @@ pub enum Operator {
     RequireGrid([usize; 2]),
     /// An activation alone.
     Activate(Activation),
+    /// Input: q, k and v.
+    WindowAttention {
+        /// `[offsets, heads]`.
+        table: TensorId,
+        /// Heads.
+        heads: usize,
+        /// What attends to what.
+        windows: Windows,
+    },
     /// Inputs: qk, v.
     LinearAttention(LinearAttention),
     /// Inputs: the maps of its operands, each once, and the start.
@@ -113,6 +122,8 @@ pub enum Operator {
     Patches(PatchOrder),
     /// Mean over tokens.
     MeanTokens,
+    /// This many by this many tokens side by side in one, those beyond the map zero.
+    MergePatches(usize),
     /// Zeros below and to the right.
     PadToMultiple(usize),
 }
@@ -130,7 +141,8 @@ pub struct Node {
     pub extents: [Extent; 3],
     /// Channels.
     pub channels: usize,
-    /// Multiply-accumulates of convolutions, linear maps and matrix products per output token.
+    /// Multiply-accumulates of convolutions, linear maps and matrix products per output token; not those of windows, which
+    /// depend on the extents.
     pub macs_per_token: u64,
     /// What the norms add per output token: 5 a value for layer norm, 3 for RMSNorm, 2 for batch norm in evaluation.
     pub norm_macs_per_token: u64,

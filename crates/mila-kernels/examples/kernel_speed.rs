@@ -7,10 +7,10 @@
 use std::time::Instant;
 
 use mila_kernels::{
-    Activation, Attention, Epilogue, Isa, Level, Map, Mlp, Norm, PackedMatrix, Window, batch_norm, conv, depthwise,
-    layer_norm, linear,
+    Activation, Attention, Epilogue, Isa, Level, Map, Mlp, Norm, PackedMatrix, Window, WindowAttention, batch_norm,
+    conv, depthwise, layer_norm, linear,
     linear_attention::{self, Normalisation, Rotations},
-    mlp,
+    mlp, window_attention,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -76,6 +76,12 @@ fn main() {
     linears(&bench);
     mlps(&bench);
     convolutions(&bench);
+    for (side, channels, heads) in [(56, 96, 3), (28, 192, 6), (14, 384, 12), (7, 768, 24)] {
+        for shift in [0, 3] {
+            let map = Map { batch: 1, height: side, width: side, channels };
+            windows(&bench, WindowAttention { map, heads, side: 7, shift });
+        }
+    }
     for (side, channels, heads) in STAGES {
         maps(&bench, Map { batch: 1, height: side, width: side, channels });
         attention(
@@ -223,6 +229,22 @@ fn maps(bench: &Bench, shape: Map) {
     bench.line("batch norm train", &name, Work::Bytes(2 * bytes), || {
         let batch = batch_norm::statistics(isa, &x, channels);
         batch_norm::forward(isa, &x, batch.with_eps(1e-5), scale, &bias, &mut y);
+    });
+}
+
+/// Swin-T's windows.
+fn windows(bench: &Bench, shape: WindowAttention) {
+    let (isa, WindowAttention { map, heads, side, shift }) = (bench.isa, shape);
+    let name = format!("{}² x {}, shift {shift}", map.height, map.channels);
+    let (qkv, table) = (numbers(3 * map.len()), numbers((2 * side - 1) * (2 * side - 1) * heads));
+    let (mut y, mut dqkv, mut dtable) = (vec![0.0; map.len()], vec![0.0; qkv.len()], vec![0.0; table.len()]);
+    let flops = 4 * map.len() * side * side;
+    bench.line("window attention", &name, Work::Flops(flops), || {
+        window_attention::forward(isa, &qkv, &table, shape, &mut y);
+    });
+    bench.line("window backward", &name, Work::Flops(5 * flops / 2), || {
+        let gradients = window_attention::Gradients { qkv: &mut dqkv, table: &mut dtable };
+        window_attention::backward(isa, &qkv, &table, shape, &y, gradients);
     });
 }
 

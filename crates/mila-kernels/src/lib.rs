@@ -18,6 +18,7 @@
 //! | [`rms_norm`] | y = x / sqrt(mean(x²) + ε) · weight |
 //! | [`linear_attention`] | o = (R φ(q))ᵀ S / (φ(q)ᵀ m + ε) |
 //! | [`recurrence`] | S_t = G_t ⊙ S_{t-1} + k_tᵀ u_t, o_t = q_t S_t |
+//! | [`window_attention`] | o = softmax(q kᵀ / √d + b) v within windows |
 //! | [`activation`], [`elementwise`], [`channels`], [`pool`] | element by element, some channels, and means |
 //! | [`adamw`] | one step of the optimiser |
 //! | [`arena`] | memory for large maps |
@@ -47,6 +48,7 @@ pub mod linear_attention;
 pub mod math;
 mod matrix;
 pub mod mlp;
+pub mod patches;
 pub mod pool;
 mod product;
 pub mod recurrence;
@@ -60,6 +62,7 @@ mod strip;
 mod testing;
 mod threads;
 mod tile;
+pub mod window_attention;
 mod windows;
 
 pub use activation::Activation;
@@ -73,3 +76,4 @@ pub use matrix::PackedMatrix;
 pub use mlp::Mlp;
 pub use shape::{Map, Window};
 pub use strip::{Centre, Norm};
+pub use window_attention::WindowAttention;

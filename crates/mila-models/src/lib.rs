@@ -25,6 +25,7 @@ mod model;
 mod pyramid;
 mod registry;
 mod selective_scan;
+pub mod swin;
 pub mod vim;
 pub mod vmamba;
 

@@ -2,7 +2,7 @@
 
 use mila_ops::{Builder, Executor, Result, Source};
 
-use crate::{Model, Task, ablation, convnext, mamba_nd, mambaout, mila, vim, vmamba};
+use crate::{Model, Task, ablation, convnext, mamba_nd, mambaout, mila, swin, vim, vmamba};
 
 /// A family and its sizes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub enum Architecture {
     ConvNext(convnext::Config),
     /// [`crate::mambaout`].
     MambaOut(mambaout::Config),
+    /// [`crate::swin`].
+    Swin(swin::Config),
     /// [`crate::ablation`].
     Ablation(ablation::Config),
     /// [`crate::vim`].
@@ -99,6 +101,7 @@ const FAMILIES: &[&[Preset]] = &[
     mila::PRESETS,
     convnext::PRESETS,
     mambaout::PRESETS,
+    swin::PRESETS,
     vim::PRESETS,
     vmamba::PRESETS,
     mamba_nd::PRESETS,
@@ -167,6 +170,7 @@ impl Architecture {
             Self::Mila(config) => Self::Mila(mila::Config { drop_path, ..config }),
             Self::ConvNext(config) => Self::ConvNext(convnext::Config { drop_path, ..config }),
             Self::MambaOut(config) => Self::MambaOut(mambaout::Config { drop_path, ..config }),
+            Self::Swin(config) => Self::Swin(swin::Config { drop_path, ..config }),
             Self::Ablation(config) => Self::Ablation(ablation::Config { drop_path, ..config }),
             Self::Vim(config) => Self::Vim(vim::Config { drop_path, ..config }),
             Self::MambaNd(config) => Self::MambaNd(mamba_nd::Config { drop_path, ..config }),
@@ -180,6 +184,7 @@ impl Architecture {
             Self::Mila(config) => config.channels << (config.depths.len() - 1),
             Self::ConvNext(config) => config.channels[3],
             Self::MambaOut(config) => config.channels[3],
+            Self::Swin(config) => config.channels << 3,
             Self::Ablation(config) => config.channels << (config.depths.len() - 1),
             Self::Vim(config) => config.channels,
             Self::MambaNd(config) => config.channels,
@@ -196,6 +201,7 @@ impl Architecture {
             Self::Mila(config) => mila::build(b, config, task),
             Self::ConvNext(config) => convnext::build(b, config, task),
             Self::MambaOut(config) => mambaout::build(b, config, task),
+            Self::Swin(config) => swin::build(b, config, task),
             Self::Ablation(config) => ablation::build(b, config, task),
             Self::Vim(config) => vim::build(b, config, task),
             Self::MambaNd(config) => mamba_nd::build(b, config, task),

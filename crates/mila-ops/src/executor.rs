@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     Activation, BatchNormWanted, Bottleneck, CausalConv, ConvWanted, DropPath, FusedBottleneck, GatedConv, GatedInput,
     LinearAttention, LinearWanted, Mlp, NormWanted, NormedLinear, PatchOrder, RecurrenceOn, Residual, Result,
-    ScanOrder, Source, Tap, TokenPlace, Wanted, composed,
+    ScanOrder, Source, Tap, TokenPlace, Wanted, Windows, composed,
 };
 
 /// The eps of a layer norm that says nothing else (PyTorch's default).
@@ -86,6 +86,26 @@ pub trait Executor: Sized {
     /// # Errors
     /// Those of the backend.
     fn activate(&self, x: Self::Map, then: Activation) -> Result<Self::Map>;
+    /// Softmax attention of every token to those of its window, with a bias for their relative position (Swin, arXiv
+    /// 2103.14030, eq. 4).
+    ///
+    /// `qkv` is `[batch, height, width, 3 * channels]`, q then k then v, each `heads` blocks of d channels; `table` is
+    /// `[(2 side - 1)^2, heads]`. With `J(i)` the tokens of the window of token `i`, which [`Windows`] says:
+    ///
+    /// ```text
+    /// s_ij = q_i . k_j / sqrt(d) + table[(y_i - y_j + side - 1) (2 side - 1) + x_i - x_j + side - 1]
+    /// o_i = sum_(j in J(i)) exp(s_ij) v_j / sum_(j in J(i)) exp(s_ij)
+    /// ```
+    ///
+    /// # Errors
+    /// `Shape` for what [`crate::shape::window_attention`] refuses.
+    fn window_attention(
+        &self,
+        qkv: &Self::Map,
+        table: &Self::Parameter,
+        heads: usize,
+        windows: Windows,
+    ) -> Result<Self::Map>;
     /// Linear attention (MILA, arXiv 2405.16605, eq. 2 and section 5.2).
     ///
     /// `qk` is `[batch, height, width, 2 * keys]`, q then k before ELU + 1; `v` is `[batch, height, width, channels]`. Each
@@ -184,6 +204,13 @@ pub trait Executor: Sized {
     /// # Errors
     /// Those of the backend.
     fn drop_path(&self, x: Self::Map, drop: DropPath) -> Result<Self::Map>;
+    /// `side` x `side` tokens side by side in one: `[batch, height / side, width / side, side^2 * channels]`, extents rounded
+    /// up and what is missing zero. Channel `(dx * side + dy) * channels + c` is channel `c` of the token `dy` below and `dx`
+    /// right of the first.
+    ///
+    /// # Errors
+    /// `Shape` if `side` is zero.
+    fn merge_patches(&self, x: &Self::Map, side: usize) -> Result<Self::Map>;
     /// Mean over the tokens of each image: `[batch, 1, 1, channels]`.
     ///
     /// # Errors

@@ -36,6 +36,7 @@ pub mod rope2d;
 mod seeded;
 pub mod shape;
 mod tap;
+mod windows;
 
 pub use activation::Activation;
 pub use attention::{LinearAttention, Normalisation, Positions};
@@ -54,3 +55,4 @@ pub use patch::{PatchOrder, TokenPlace};
 pub use recurrence::{CROSS_SCAN, Recurrence, RecurrenceOn, ScanOrder, Steps};
 pub use seeded::Seeded;
 pub use tap::{NoTap, Tap};
+pub use windows::Windows;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Dims, Error, LinearAttention, Positions, Result};
+use crate::{Dims, Error, LinearAttention, Positions, Result, Windows};
 
 /// `found` channels where an operator's parameters have `expected`.
 ///
@@ -106,6 +106,32 @@ pub fn patches(height: usize, width: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::shape("patches", "an even height and width", format_args!("{height}x{width}")))
+}
+
+/// The channels of attention within windows: `qkv` holds q, k and v, `table` are the values of its biases.
+///
+/// # Errors
+/// [`Error::Shape`] unless `qkv_channels` is three times a multiple of `heads`, the shift is below the side and `table` has
+/// one value for every offset and head.
+pub fn window_attention(qkv_channels: usize, table: usize, heads: usize, windows: Windows) -> Result<usize> {
+    const OPERATOR: &str = "window attention";
+    let Windows { side, shift } = windows;
+    if shift >= side {
+        return Err(Error::shape(
+            OPERATOR,
+            "a shift below the side",
+            format_args!("a shift of {shift}, a side of {side}"),
+        ));
+    }
+    if heads == 0 || !qkv_channels.is_multiple_of(3 * heads) {
+        let expected = format_args!("three times a multiple of the {heads} heads");
+        return Err(Error::shape(OPERATOR, expected, format_args!("{qkv_channels} channels")));
+    }
+    if table != windows.offsets() * heads {
+        let expected = format_args!("{} biases for {heads} heads", windows.offsets() * heads);
+        return Err(Error::shape(OPERATOR, expected, table));
+    }
+    Ok(qkv_channels / 3)
 }
 
 /// Tokens of an input image that an executor accepts: far beyond any memory, and small enough that no product of extents

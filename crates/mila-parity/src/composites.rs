@@ -1,8 +1,8 @@
 //! Every composite that an executor overrides against its composed body on the same executor.
 
 use mila_ops::{
-    Activation, Bottleneck, Builder, Convolution, Dims, FusedBottleneck, GatedConv, GatedInput, Init, LAYER_NORM_EPS,
-    Mlp, NoTap, NormedLinear, Numeric, Onto, Residual, composed,
+    Activation, Bottleneck, Builder, Convolution, Dims, Executor, FusedBottleneck, GatedConv, GatedInput, Init,
+    LAYER_NORM_EPS, Mlp, NoTap, NormedLinear, Numeric, Onto, Residual, Result, composed,
 };
 
 use crate::{Factory, Formula, Tolerance, assert_close, formula_input};
@@ -47,21 +47,7 @@ fn check<E: Numeric + 'static>(make: Factory<E>, dims: Dims, tolerance: Toleranc
         project: b.conv("conv3.1", Convolution::new(40, 12, 1)).expect("a convolution"),
         activation: Activation::Relu,
     };
-    let hidden = 8 * channels / 3;
-    let gated_conv = b.scope("gated", |b| {
-        Ok(GatedConv {
-            input_name: "gated.fc1".into(),
-            conv_name: "gated.conv".into(),
-            name: "gated.fc2".into(),
-            input: NormedLinear::build(b, ("norm", LAYER_NORM_EPS), "fc1", channels, 2 * hidden)?,
-            hidden,
-            convolved: channels,
-            conv: b.conv("conv", Convolution::depthwise(channels, 7))?,
-            fc2: b.linear("fc2", hidden, channels)?,
-            activation: Activation::Gelu,
-        })
-    });
-    let gated_conv = gated_conv.expect("a gated convolution");
+    let gated_conv = b.scope("mixer", |b| gated_conv(b, channels)).expect("a gated convolution");
     let gamma = b.parameter("gamma", &[channels], Init::Ones).expect("a layer scale");
 
     let e = e.evaluating();
@@ -70,7 +56,7 @@ fn check<E: Numeric + 'static>(make: Factory<E>, dims: Dims, tolerance: Toleranc
     let other = e.map(dims, &values[dims.volume()..]).expect("a map");
     let plain = || Residual::onto_input();
     let scaled = || Residual { onto: Onto::Map(other.clone()), layer_scale: Some(&gamma), drop_path: None };
-    let same = |what: &str, fused: mila_ops::Result<E::Map>, parts: mila_ops::Result<E::Map>| {
+    let same = |what: &str, fused: Result<E::Map>, parts: Result<E::Map>| {
         let [fused, parts] = [fused, parts].map(|map| map.and_then(|map| e.read(&map)).expect(what));
         assert_eq!(fused.dims, parts.dims, "{what} at {dims}: extent");
         assert_close(&format!("{what} at {dims}"), &fused.values, &parts.values, tolerance);
@@ -122,4 +108,19 @@ fn check<E: Numeric + 'static>(make: Factory<E>, dims: Dims, tolerance: Toleranc
     let parts = composed::gated_input(&e, &x, &input, &mut NoTap).expect("gated input");
     same("gate", Ok(fused.0), Ok(parts.0));
     same("inner", Ok(fused.1), Ok(parts.1));
+}
+
+fn gated_conv<E: Executor>(b: &mut Builder<E>, channels: usize) -> Result<GatedConv<E>> {
+    let hidden = 8 * channels / 3;
+    Ok(GatedConv {
+        input_name: "fc1".into(),
+        conv_name: "conv".into(),
+        name: "fc2".into(),
+        input: NormedLinear::build(b, ("norm", LAYER_NORM_EPS), "fc1", channels, 2 * hidden)?,
+        hidden,
+        convolved: channels,
+        conv: b.conv("conv", Convolution::depthwise(channels, 7))?,
+        fc2: b.linear("fc2", hidden, channels)?,
+        activation: Activation::Gelu,
+    })
 }

@@ -38,6 +38,7 @@ pub fn formula(name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         Some("ape") => Box::new(symmetric),
         Some("running_mean" | "bias" | "dt_projs_bias") => Box::new(move |u| 0.2 * symmetric(u)),
         Some("gamma") => Box::new(move |u| 0.5 + 0.3 * symmetric(u)),
+        Some("relative_position_bias_table") => Box::new(move |u| 1.5 * symmetric(u)),
         Some("weight") if shape.len() == 1 => Box::new(move |u| 1.0 + 0.3 * symmetric(u)),
         Some("weight") => Box::new(move |u| symmetric(u) * all),
         Some("x_proj_weight" | "dt_projs_weight") => Box::new(move |u| symmetric(u) * last),

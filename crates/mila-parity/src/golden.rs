@@ -36,6 +36,10 @@ pub struct Case {
     pub channels: usize,
     /// Multiple to pad to.
     pub multiple: usize,
+    /// Tokens on a side of a window or patch.
+    pub side: usize,
+    /// Tokens before the first border of windows.
+    pub shift: usize,
     /// The first channel taken.
     pub start: usize,
     /// The first channel after those taken.
@@ -94,6 +98,7 @@ golden_files!(
     "mila_nano",
     "convnext_reduced",
     "mambaout_reduced",
+    "swin_reduced",
     "vmamba_reduced",
     "vmamba_v0_reduced",
     "vim_reduced",

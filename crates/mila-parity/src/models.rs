@@ -1,6 +1,6 @@
 //! The block and whole models of reduced size against PyTorch: logits, each stage, each level of the pyramid.
 
-use mila_models::{Architecture, Output, Preset, Task, ablation, convnext, mamba_nd, mambaout, mila, vim, vmamba};
+use mila_models::{Architecture, Output, Preset, Task, ablation, convnext, mamba_nd, mambaout, mila, swin, vim, vmamba};
 use mila_ops::reference::Array;
 use mila_ops::{Builder, Dims, NoTap, Numeric, Result, Tap};
 
@@ -18,6 +18,9 @@ pub const CONVNEXT_REDUCED: convnext::Config =
 pub const MAMBAOUT_REDUCED: mambaout::Config =
     mambaout::Config { channels: [16, 32, 40, 48], depths: [1, 2, 1, 1], drop_path: 0.0 };
 
+/// The reduced Swin of the goldens.
+pub const SWIN_REDUCED: swin::Config =
+    swin::Config { channels: 16, depths: [2, 2, 1, 1], heads: [1, 2, 4, 8], drop_path: 0.0 };
 /// The reduced VMamba of the goldens.
 pub const VMAMBA_REDUCED: vmamba::Config =
     vmamba::Config { channels: 16, depths: [1, 2, 1, 1], drop_path: 0.0, ..vmamba::Config::T };
@@ -61,6 +64,7 @@ pub fn models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
         ("mila_nano", Architecture::Mila(mila::Config::NANO), "layers"),
         ("convnext_reduced", Architecture::ConvNext(CONVNEXT_REDUCED), "stages"),
         ("mambaout_reduced", Architecture::MambaOut(MAMBAOUT_REDUCED), "stages"),
+        ("swin_reduced", Architecture::Swin(SWIN_REDUCED), "layers"),
     ] {
         let golden = Golden::open(file);
         for case in &golden.cases {

@@ -2,7 +2,7 @@
 
 use mila_ops::{
     Activation, BatchNormWanted, ConvWanted, Init, LinearAttention, LinearWanted, NormForm, NormWanted, Numeric,
-    Result, Wanted, Window,
+    Result, Wanted, Window, Windows,
 };
 
 use crate::{Case, Factory, Golden, Tolerance, assert_close};
@@ -69,6 +69,12 @@ fn run<E: Numeric + 'static>(
         "concat" => e.concat(&input(&e, "a")?, &input(&e, "b")?)?,
         "linear_attention" => {
             e.linear_attention(&input(&e, "qk")?, &input(&e, "v")?, LinearAttention::mila(case.heads))?
+        }
+        "window_attention" => {
+            let p = e.prepare_parameter(wanted("table"), golden)?;
+            e = e.evaluating();
+            let windows = Windows { side: case.side, shift: case.shift };
+            e.window_attention(&input(&e, "x")?, &p, case.heads, windows)?
         }
         "mean_tokens" => e.mean_tokens(&input(&e, "x")?)?,
         "pad" => e.pad_to_multiple(input(&e, "x")?, case.multiple)?,

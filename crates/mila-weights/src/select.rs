@@ -42,10 +42,10 @@ const RAW_KEYS: [&str; 2] = ["model", "state_dict"];
 /// MLLA and Mamba write the first, DeiT the second.
 const EMA_KEYS: [&str; 2] = ["state_dict_ema", "model_ema"];
 
-/// Whether a tensor is derived or a counter, so that no model asks for it: rotary tables, which depend on the image size,
-/// and the batch counts of batch norms.
+/// Whether a tensor is derived or a counter, so that no model asks for it: rotary tables, masks and indices of windows, which
+/// depend on the image size, and the batch counts of batch norms.
 pub fn is_ignored(name: &str) -> bool {
-    ["rope.rotations", "num_batches_tracked"]
+    ["rope.rotations", "num_batches_tracked", "relative_position_index", "attn_mask"]
         .iter()
         .any(|ignored| name.strip_suffix(ignored).is_some_and(|path| path.is_empty() || path.ends_with('.')))
 }
@@ -172,6 +172,8 @@ mod tests {
     #[test]
     fn counters_and_tables_are_ignored() {
         assert!(is_ignored("layers.0.blocks.1.attn.rope.rotations"));
+        assert!(is_ignored("layers.1.blocks.1.attn.relative_position_index"));
+        assert!(is_ignored("layers.0.blocks.1.attn_mask"));
         assert!(is_ignored("num_batches_tracked"));
         assert!(is_ignored("norm.num_batches_tracked"));
         assert!(!is_ignored("norm.not_num_batches_tracked"));

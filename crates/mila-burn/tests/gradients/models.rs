@@ -1,10 +1,10 @@
 //! Whole models in training with drop path: a trainer's gradients against the reference's finite differences.
 
 use mila_burn::{AdamW, Burn, ImageBatch, Trainer};
-use mila_models::{Architecture, Task, convnext, mambaout, mila};
+use mila_models::{Architecture, Task, convnext, mambaout, mila, swin};
 use mila_ops::reference::{Array, Reference};
 use mila_ops::{Builder, Dims, Mode, NoTap};
-use mila_parity::{CONVNEXT_REDUCED, Formula, MAMBAOUT_REDUCED, MILA_REDUCED, ablation_reduced};
+use mila_parity::{CONVNEXT_REDUCED, Formula, MAMBAOUT_REDUCED, MILA_REDUCED, SWIN_REDUCED, ablation_reduced};
 
 use crate::check::GRADIENT;
 use crate::forms;
@@ -160,11 +160,34 @@ fn ablation_with_drop_path() {
     }
 }
 
+#[test]
+fn swin_with_drop_path() {
+    let config = swin::Config { drop_path: 0.5, ..SWIN_REDUCED };
+    let names = [
+        "patch_embed.proj.weight",
+        "layers.0.blocks.0.attn.qkv.weight",
+        "layers.0.blocks.1.attn.relative_position_bias_table",
+        "layers.1.downsample.norm.weight",
+        "layers.1.blocks.0.norm1.bias",
+        "layers.1.blocks.1.attn.proj.weight",
+        "layers.2.downsample.reduction.weight",
+        "layers.2.blocks.0.mlp.fc2.bias",
+        "layers.3.blocks.0.norm2.weight",
+        "norm.weight",
+        "head.fc.weight",
+    ];
+    check(Architecture::Swin(config), Dims::new(3, 60, 36, 3), &names);
+}
+
 /// A gradient that is finite and not zero for every trained tensor of every family.
 #[test]
 fn every_parameter_is_trained() {
-    let pictures = [Architecture::ConvNext(CONVNEXT_REDUCED), Architecture::MambaOut(MAMBAOUT_REDUCED)];
-    let pictures = pictures.map(|architecture| (architecture, Dims::new(3, 40, 24, 3)));
+    let pictures = [
+        Architecture::ConvNext(CONVNEXT_REDUCED),
+        Architecture::MambaOut(MAMBAOUT_REDUCED),
+        Architecture::Swin(SWIN_REDUCED),
+    ];
+    let pictures = pictures.map(|architecture| (architecture, Dims::new(3, 72, 40, 3)));
     let grids = ["input-gate", "shortcut", "no-norm", "single-head", "block-all", "block-sub", "ape", "lepe", "cpe", "rope"];
     let grids = grids.map(|variant| (ablation_reduced(variant), Dims::new(3, 16, 16, 3)));
     for (architecture, dims) in pictures.into_iter().chain(grids) {

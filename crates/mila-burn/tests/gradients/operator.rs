@@ -3,7 +3,7 @@
 use mila_ops::{
     Activation, Builder, Convolution, Dims, DropPath, Executor, GatedConv, GatedInput, Init, LAYER_NORM_EPS,
     LinearAttention, Mlp, NoTap, Normalisation, NormedLinear, Onto, PatchOrder, Residual, Result, ScanOrder,
-    TokenPlace, random,
+    TokenPlace, Windows, random,
 };
 
 /// An operator or composite of the algebra with its options.
@@ -34,6 +34,7 @@ pub(crate) enum Operator {
     LinearAttention(LinearAttention, Ratio),
     AddPositions,
     Patches(PatchOrder),
+    WindowAttention(Windows),
     Add,
     Mul,
     Square,
@@ -90,6 +91,7 @@ impl Operator {
     pub(crate) fn inputs(self, dims: Dims) -> Vec<Dims> {
         match self {
             Self::LinearAttention(_, ratio) => vec![dims.with_channels(2 * ratio.of(dims.channels)), dims],
+            Self::WindowAttention(_) => vec![dims.with_channels(3 * dims.channels)],
             Self::Add | Self::Mul | Self::LinearResidual | Self::ConvResidual { scaled: true } => vec![dims; 2],
             Self::GatedOutput => vec![dims; 3],
             _ => vec![dims],
@@ -103,6 +105,8 @@ impl Operator {
             Self::LinearAttention(form, _) => {
                 form.normalisation == Normalisation::Weights && dims.tokens() == 1 && variable == "input.0"
             }
+            // One token has all the weight, whatever the scores are.
+            Self::WindowAttention(_) => dims.tokens() == 1 && variable != "input.0",
             // The batch norm subtracts it again.
             Self::ConvNorm(_) => variable == "conv.bias",
             _ => false,
@@ -192,6 +196,12 @@ impl Operator {
                 Box::new(move |e, x| Ok(vec![e.add_positions(x[0].clone(), &table)?]))
             }
             Self::Patches(order) => Box::new(move |e, x| Ok(vec![e.patches(x[0].clone(), order)?])),
+            Self::WindowAttention(windows) => {
+                let heads = 2;
+                let table =
+                    b.parameter("attn.relative_position_bias_table", &[windows.offsets(), heads], Init::Zeros)?;
+                Box::new(move |e, x| Ok(vec![e.window_attention(&x[0], &table, heads, windows)?]))
+            }
             Self::Add => Box::new(|e, x| Ok(vec![e.add(x[0].clone(), &x[1])?])),
             Self::Mul => Box::new(|e, x| Ok(vec![e.mul(x[0].clone(), &x[1])?])),
             Self::Square => Box::new(|e, x| Ok(vec![e.mul(x[0].clone(), &x[0])?])),

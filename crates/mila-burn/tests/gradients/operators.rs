@@ -5,7 +5,7 @@ use mila_ops::recurrence::Path;
 use mila_ops::reference::Reference;
 use mila_ops::{
     Activation, Builder, CROSS_SCAN, Convolution, Dims, LinearAttention, Mode, Normalisation, Numeric, PatchOrder,
-    Positions, ScanOrder, TokenPlace,
+    Positions, ScanOrder, TokenPlace, Windows,
 };
 use mila_parity::Formula;
 
@@ -115,6 +115,13 @@ fn linear_attention() {
 }
 
 #[test]
+fn window_attention() {
+    for windows in [Windows { side: 2, shift: 1 }, Windows { side: 3, shift: 0 }, Windows { side: 7, shift: 3 }] {
+        everywhere(Operator::WindowAttention(windows));
+    }
+}
+
+#[test]
 fn elementwise() {
     for then in ACTIVATIONS {
         everywhere(Operator::Activate(then));
@@ -135,6 +142,7 @@ fn elementwise() {
 #[test]
 fn tokens() {
     everywhere(Operator::MeanTokens);
+    everywhere(Operator::MergePatches);
     for multiple in [1, 2, 4] {
         everywhere(Operator::Pad(multiple));
     }

@@ -163,7 +163,7 @@ impl Lowering<'_> {
     fn grid_of(&mut self, path: &str, id: Id) -> Result<Value> {
         let values = self.trace.nodes()[id.0].inputs[1];
         let planes = self.form(values, Layout::Planes)?;
-        Ok(self.rows_and_columns(path, planes))
+        Ok(self.rows_and_columns(path, planes, Layout::Planes))
     }
 
     /// The four extents of planes as a tensor.

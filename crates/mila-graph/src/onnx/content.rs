@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use mila_ops::{Result, Source, Wanted, rope2d};
+use mila_ops::{Result, Source, Wanted, Windows, rope2d};
 
 use crate::{TensorId, TensorPart};
 
@@ -27,6 +27,8 @@ pub(super) enum Content {
     FoldedBias { bias: Option<TensorId>, norm: Norm },
     /// Rows of queries and keys with the pairs that a rotation turns taken apart: per head the even ones, then the odd.
     PairedRows { tensor: TensorId, heads: usize },
+    /// A table of biases for relative positions, `[offsets, heads]`, as `[heads, tokens, tokens]` of a window of `sides`.
+    RelativeBias { table: TensorId, heads: usize, windows: Windows, sides: [usize; 2] },
     /// Cosines or sines of rotary positions, `[channels / 2, height * width]`.
     Rotation { height: usize, width: usize, channels: usize, part: Part },
 }
@@ -85,6 +87,7 @@ impl Content {
             Self::PairedRows { .. } => Some("rows of each head: the even ones, then the odd ones"),
             Self::Part(_) => Some("rows of a tensor"),
             Self::Reversed { .. } => Some("taps from the last to the first"),
+            Self::RelativeBias { .. } => Some("of every pair of tokens of a window"),
             Self::Floats(_) | Self::Integers(_) | Self::Stored(_) | Self::Rotation { .. } => None,
         }
     }
@@ -141,6 +144,19 @@ impl Content {
                 let columns = values.len() / rows.max(1);
                 let row = |row| &values[paired_row(row, rows, *heads) * columns..][..columns];
                 (0..rows).flat_map(row).copied().collect()
+            }
+            Self::RelativeBias { table, heads, windows, sides: [rows, columns] } => {
+                let values = fetch(*table)?.into_f32();
+                let last = windows.side - 1;
+                let tokens = || (0..*rows).flat_map(|row| (0..*columns).map(move |column| (row, column)));
+                let offset = |(query, key): ((usize, usize), (usize, usize))| {
+                    windows.offset(query.0 + last - key.0, query.1 + last - key.1)
+                };
+                let pairs = || tokens().flat_map(|query| tokens().map(move |key| (query, key)));
+                (0..*heads)
+                    .flat_map(|head| pairs().map(move |pair| (pair, head)))
+                    .map(|(pair, head)| values[offset(pair) * heads + head])
+                    .collect()
             }
             Self::Rotation { height, width, channels, part } => {
                 let table = rope2d::rotations(*height, *width, *channels);

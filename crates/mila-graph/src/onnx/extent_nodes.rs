@@ -3,6 +3,7 @@
 use super::content::Content;
 use super::file::{Setting, Value};
 use super::lower::Lowering;
+use super::maps::Layout;
 
 impl Lowering<'_> {
     /// A scalar, made once.
@@ -26,17 +27,20 @@ impl Lowering<'_> {
         value
     }
 
-    /// `[height, width]` of planes.
-    pub(super) fn rows_and_columns(&mut self, name: &str, planes: Value) -> Value {
-        if let Some(&found) = self.grids.get(&planes) {
+    /// `[height, width]` of a map in a layout.
+    pub(super) fn rows_and_columns(&mut self, name: &str, map: Value, layout: Layout) -> Value {
+        if let Some(&found) = self.grids.get(&map) {
             return found;
         }
-        let shape = self.file.integer_node(&format!("{name}/Shape"), "Shape", &[planes], &[], vec![4.into()]);
-        let axes = self.list(&[2, 3]);
+        let shape = self.file.integer_node(&format!("{name}/Shape"), "Shape", &[map], &[], vec![4.into()]);
+        let axes = self.list(match layout {
+            Layout::Planes => &[2, 3],
+            Layout::Last => &[1, 2],
+        });
         let inputs = [shape, axes];
         let settings = [("axis", Setting::Integer(0))];
         let grid = self.file.integer_node(&format!("{name}/grid"), "Gather", &inputs, &settings, vec![2.into()]);
-        self.grids.insert(planes, grid);
+        self.grids.insert(map, grid);
         grid
     }
 

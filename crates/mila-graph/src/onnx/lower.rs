@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::f32::consts::SQRT_2;
 use std::ops::Range;
 
-use mila_ops::{Activation, Error, Positions, Result, Window};
+use mila_ops::{Activation, Error, Positions, Result, Window, Windows};
 
 use super::content::{Content, Norm};
 use super::dim::{Dim, Extents};
 use super::file::{Onnx, Setting, Value};
 use super::maps::{Forms, Layout};
+use super::windows::Grid;
 use crate::{Id, Node, Operator, Sizes, TensorId, TensorPart, Trace};
 
 /// A trace on its way.
@@ -23,8 +24,10 @@ pub(super) struct Lowering<'t> {
     /// The nodes that use a map.
     pub(super) users: Vec<Vec<Id>>,
     pub(super) constants: Vec<(Vec<usize>, Content, Value)>,
-    /// `[height, width]` of planes.
+    /// `[height, width]` of a map.
     pub(super) grids: HashMap<Value, Value>,
+    /// How maps are cut into windows, by their extents.
+    pub(super) windows: HashMap<(Vec<crate::Extent>, Windows), Grid>,
     /// Cosines and sines by the extents of their map, channels and heads.
     pub(super) tables: HashMap<(Vec<crate::Extent>, usize, usize), [Value; 2]>,
 }
@@ -60,6 +63,7 @@ impl Trace {
             users,
             constants: Vec::new(),
             grids: HashMap::new(),
+            windows: HashMap::new(),
             tables: HashMap::new(),
         };
         for (at, node) in self.nodes().iter().enumerate() {
@@ -176,6 +180,9 @@ impl Lowering<'_> {
                 let y = self.activation(&path, x, *then);
                 self.set(id, layout, y);
             }
+            (&Operator::WindowAttention { table, heads, windows }, &[qkv]) => {
+                self.window_attention(id, qkv, (table, heads, windows))?;
+            }
             (Operator::LinearAttention(form), &[qk, v]) => self.attention(id, qk, v, *form)?,
             (Operator::Recurrence(recorded), inputs) => self.recurrence(id, recorded, inputs)?,
             // Made by its recurrence, if something uses it.
@@ -207,6 +214,7 @@ impl Lowering<'_> {
                 let y = self.file.node(&name, "ReduceMean", &[x], &settings, self.dims(id, Layout::Last));
                 self.set(id, Layout::Last, y);
             }
+            (&Operator::MergePatches(side), &[x]) => self.merge_patches(id, x, side)?,
             (Operator::PadToMultiple(multiple), &[x]) => self.pad_to_multiple(id, x, *multiple)?,
             (
                 Operator::Linear { .. }
@@ -220,6 +228,7 @@ impl Lowering<'_> {
                 | Operator::RequireGrid(_)
                 | Operator::ScaleAll(_)
                 | Operator::Activate(_)
+                | Operator::WindowAttention { .. }
                 | Operator::LinearAttention(_)
                 | Operator::Add
                 | Operator::Mul
@@ -228,6 +237,7 @@ impl Lowering<'_> {
                 | Operator::Scale(_)
                 | Operator::Patches(_)
                 | Operator::MeanTokens
+                | Operator::MergePatches(_)
                 | Operator::PadToMultiple(_),
                 inputs,
             ) => return Err(Error::shape("export", "one or two operands", inputs.len())),
@@ -369,7 +379,7 @@ impl Lowering<'_> {
                     return Ok((planes, [0, 0]));
                 }
                 let path = format!("{}/filled", self.path(x));
-                let grid = self.rows_and_columns(&path, planes);
+                let grid = self.rows_and_columns(&path, planes, Layout::Planes);
                 let needed_value = self.list(&[needed as i64; 2]);
                 let lacking = self.whole(&path, "Sub", needed_value, grid);
                 let zero = self.list(&[0; 2]);

@@ -31,6 +31,7 @@ mod lower;
 mod maps;
 mod recurrence;
 mod tokens;
+mod windows;
 mod wire;
 
 pub use dim::Extents;

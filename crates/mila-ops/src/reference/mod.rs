@@ -13,6 +13,7 @@ mod norm;
 mod real;
 mod recurrence;
 mod tokens;
+mod windows;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -24,7 +25,7 @@ pub use recurrence::{RecurrenceGradients, recurrence_gradients};
 use crate::{
     Activation, BatchNormWanted, BatchStatistics, CausalConv, ConvWanted, Dims, DropPath, Executor, LinearAttention,
     LinearWanted, Mode, NormForm, NormWanted, Numeric, PatchOrder, RecurrenceOn, Result, ScanOrder, Source, TokenPlace,
-    Wanted, Window, shape,
+    Wanted, Window, Windows, shape,
 };
 
 /// The reference executor over `f32` or `f64`.
@@ -239,6 +240,10 @@ impl<T: Real> Executor for Reference<T> {
         Ok(x.map(|v| activated(v, then)))
     }
 
+    fn window_attention(&self, qkv: &Array<T>, table: &Vec<T>, heads: usize, windows: Windows) -> Result<Array<T>> {
+        windows::window_attention(qkv, table, heads, windows)
+    }
+
     fn linear_attention(&self, qk: &Array<T>, v: &Array<T>, form: LinearAttention) -> Result<Array<T>> {
         attention::linear_attention(qk, v, form)
     }
@@ -314,6 +319,21 @@ impl<T: Real> Executor for Reference<T> {
             values.iter_mut().for_each(|v| *v = *v * factor);
         }
         Ok(x)
+    }
+
+    fn merge_patches(&self, x: &Array<T>, side: usize) -> Result<Array<T>> {
+        let x = self.pad_to_multiple(x.clone(), side)?;
+        let Dims { batch, height, width, channels } = x.dims;
+        let mut out = Array::zeros(Dims::new(batch, height / side, width / side, side * side * channels));
+        for b in 0..batch {
+            for h in 0..height {
+                for w in 0..width {
+                    let part = (w % side * side + h % side) * channels;
+                    out.token_mut(b, h / side, w / side)[part..part + channels].copy_from_slice(x.token(b, h, w));
+                }
+            }
+        }
+        Ok(out)
     }
 
     fn mean_tokens(&self, x: &Array<T>) -> Result<Array<T>> {

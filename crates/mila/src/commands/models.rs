@@ -91,6 +91,7 @@ fn one(preset: &'static Preset, args: &Models, terminal: &Terminal) -> Result<()
         ("input", format!("{} x {}, {} classes", c.sizes.height, c.sizes.width, c.classes)),
         ("parameters", grouped(c.trace.parameters() as u64)),
         ("MACs", format!("{}  (convolutions, linear maps, matrix products)", grouped(c.cost.macs))),
+        ("with scans", format!("{}  (and recurrences)", grouped(c.cost.macs_with_scan))),
         ("with norms", format!("{}  (5 a value for layer norm, 2 for batch norm)", grouped(c.cost.macs_with_norms))),
         (
             "maps in memory",
