@@ -134,10 +134,10 @@ def windows(cases: Cases) -> None:
         table = parameter(f"{case}/table", ((2 * side - 1) ** 2, heads)).double()
         y = swin.window_attention(x, table, heads, side, shift)
         cases.add(case, "window_attention", {"x": x, "table": table}, {"y": y}, heads=heads, side=side, shift=shift)
-    for size in ((6, 4), (5, 7), (1, 1)):
-        case = f"merge_patches_{size[0]}x{size[1]}"
+    for size in ((6, 4), (2, 2)):
+        case = f"patches_{size[0]}x{size[1]}"
         p = values(case, x=(2, *size, 3))
-        cases.add(case, "merge_patches", p, {"y": swin.merge_patches(p["x"], 2)}, side=2)
+        cases.add(case, "patches", p, {"y": swin.patches(p["x"])})
 
 
 def all_cases() -> Cases:

@@ -38,10 +38,9 @@ def window_attention(qkv: Tensor, table: Tensor, heads: int, side: int, shift: i
     return (weights @ v).transpose(1, 2).reshape(batch, height, width, channels // 3)
 
 
-def merge_patches(x: Tensor, side: int) -> Tensor:
-    """side x side tokens in one, column by column; zeros below and to the right."""
-    x = F.pad(x, (0, 0, 0, -x.shape[2] % side, 0, -x.shape[1] % side))
-    return torch.cat([x[:, dy::side, dx::side] for dx in range(side) for dy in range(side)], dim=-1)
+def patches(x: Tensor) -> Tensor:
+    """2x2 tokens in one, column by column."""
+    return torch.cat([x[:, row::2, column::2] for column in range(2) for row in range(2)], dim=-1)
 
 
 def reduced(size: tuple[int, int]) -> SwinTransformer:

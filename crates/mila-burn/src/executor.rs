@@ -458,11 +458,6 @@ impl Executor for Burn {
         Ok(x * factors.reshape([batch, 1, 1, 1]))
     }
 
-    fn merge_patches(&self, x: &Tensor<4>, side: usize) -> Result<Tensor<4>> {
-        shape::multiple(side)?;
-        Ok(portable::merge_patches(x.clone(), side))
-    }
-
     fn mean_tokens(&self, x: &Tensor<4>) -> Result<Tensor<4>> {
         if let Form::Kernels(isa) = self.form {
             return Ok(self.call(isa, Operation::MeanTokens, [None, None], x.clone()));

@@ -62,14 +62,6 @@ pub(crate) fn padded(x: Tensor<4>, height: usize, width: usize) -> Tensor<4> {
     }
 }
 
-/// `side` x `side` tokens side by side in one; see [`mila_ops::Executor::merge_patches`].
-pub(crate) fn merge_patches(x: Tensor<4>, side: usize) -> Tensor<4> {
-    let [batch, height, width, channels] = x.dims();
-    let (high, wide) = (height.div_ceil(side), width.div_ceil(side));
-    let x = padded(x, high * side, wide * side).reshape([batch, high, side, wide, side, channels]);
-    x.permute([0, 1, 3, 4, 2, 5]).reshape([batch, high, wide, side * side * channels])
-}
-
 /// Layer norm over channels.
 pub(crate) fn layer_norm(x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<4> {
     let channels = x.dims()[3];

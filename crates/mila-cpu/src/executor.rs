@@ -361,13 +361,6 @@ impl Executor for Cpu {
         Ok(x)
     }
 
-    fn merge_patches(&self, x: &Map, side: usize) -> Result<Map> {
-        shape::multiple(side)?;
-        let Dims { batch, height, width, channels } = x.dims();
-        let dims = Dims::new(batch, height.div_ceil(side), width.div_ceil(side), side * side * channels);
-        self.operator("merge patches", dims, |y| patches::merge(x.values(), extent(x.dims()), side, y))
-    }
-
     fn mean_tokens(&self, x: &Map) -> Result<Map> {
         let dims = x.dims();
         let shape = (dims.batch, dims.tokens(), dims.channels);

@@ -22,7 +22,6 @@ mod executor;
 mod fused;
 mod grid;
 mod observer;
-mod padding;
 mod prepared;
 mod recurrence;
 mod sequence;

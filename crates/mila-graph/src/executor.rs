@@ -374,13 +374,6 @@ impl Executor for Graph {
         Ok(x)
     }
 
-    fn merge_patches(&self, x: &Shaped, side: usize) -> Result<Shaped> {
-        shape::multiple(side)?;
-        let [batch, height, width] = &x.extents;
-        let extents = [batch.clone(), height.clone().divided_up(side), width.clone().divided_up(side)];
-        Ok(self.record("", Operator::MergePatches(side), &[x], extents, side * side * x.channels, 0))
-    }
-
     fn mean_tokens(&self, x: &Shaped) -> Result<Shaped> {
         let extents = [x.extents[0].clone(), Extent::Number(1), Extent::Number(1)];
         Ok(self.record("", Operator::MeanTokens, &[x], extents, x.channels, 0))

@@ -122,8 +122,6 @@ pub enum Operator {
     Patches(PatchOrder),
     /// Mean over tokens.
     MeanTokens,
-    /// This many by this many tokens side by side in one, those beyond the map zero.
-    MergePatches(usize),
     /// Zeros below and to the right.
     PadToMultiple(usize),
 }

@@ -48,7 +48,6 @@ pub mod linear_attention;
 pub mod math;
 mod matrix;
 pub mod mlp;
-pub mod patches;
 pub mod pool;
 mod product;
 pub mod recurrence;

@@ -6,8 +6,8 @@
 //! window is at any size.
 
 use mila_ops::{
-    Activation, Builder, Convolution, DropPath, Executor, Init, LAYER_NORM_EPS, Mlp, NormedLinear, Residual, Result,
-    Tap, Windows,
+    Activation, Builder, Convolution, DropPath, Executor, Init, LAYER_NORM_EPS, Mlp, NormedLinear, PatchOrder,
+    Residual, Result, Tap, Windows,
 };
 
 use crate::model::{Model, Output, Task, drop_path_rates};
@@ -155,8 +155,9 @@ impl<E: Executor> Merging<E> {
         Ok(Self { name: b.path(""), norm, reduction })
     }
 
-    fn forward(&self, e: &E, x: &E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
-        let merged = e.layer_norm(&e.merge_patches(x, 2)?, &self.norm)?;
+    fn forward(&self, e: &E, x: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
+        let patches = e.patches(e.pad_to_multiple(x, 2)?, PatchOrder::Tokens)?;
+        let merged = e.layer_norm(&patches, &self.norm)?;
         tap.pass(&self.name, e.linear(&merged, &self.reduction, Activation::None)?)
     }
 }
@@ -213,7 +214,7 @@ impl<E: Executor> Trunk<E> {
         let mut x = tap.pass("patch_embed", e.layer_norm(&patches, &self.norm)?)?;
         for (i, stage) in self.stages.iter().enumerate() {
             if let Some(merging) = &stage.downsample {
-                x = merging.forward(e, &x, tap)?;
+                x = merging.forward(e, x, tap)?;
             }
             for block in &stage.blocks {
                 x = block.forward(e, x, tap)?;

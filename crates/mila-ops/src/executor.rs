@@ -204,13 +204,6 @@ pub trait Executor: Sized {
     /// # Errors
     /// Those of the backend.
     fn drop_path(&self, x: Self::Map, drop: DropPath) -> Result<Self::Map>;
-    /// `side` x `side` tokens side by side in one: `[batch, height / side, width / side, side^2 * channels]`, extents rounded
-    /// up and what is missing zero. Channel `(dx * side + dy) * channels + c` is channel `c` of the token `dy` below and `dx`
-    /// right of the first.
-    ///
-    /// # Errors
-    /// `Shape` if `side` is zero.
-    fn merge_patches(&self, x: &Self::Map, side: usize) -> Result<Self::Map>;
     /// Mean over the tokens of each image: `[batch, 1, 1, channels]`.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ pub struct Case {
     pub channels: usize,
     /// Multiple to pad to.
     pub multiple: usize,
-    /// Tokens on a side of a window or patch.
+    /// Tokens on a side of a window.
     pub side: usize,
     /// Tokens before the first border of windows.
     pub shift: usize,

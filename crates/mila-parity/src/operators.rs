@@ -2,7 +2,7 @@
 
 use mila_ops::{
     Activation, BatchNormWanted, ConvWanted, Init, LinearAttention, LinearWanted, NormForm, NormWanted, Numeric,
-    Result, Wanted, Window, Windows,
+    PatchOrder,     Result, Wanted, Window, Windows,
 };
 
 use crate::{Case, Factory, Golden, Tolerance, assert_close};
@@ -76,6 +76,7 @@ fn run<E: Numeric + 'static>(
             let windows = Windows { side: case.side, shift: case.shift };
             e.window_attention(&input(&e, "x")?, &p, case.heads, windows)?
         }
+        "patches" => e.patches(input(&e, "x")?, PatchOrder::Tokens)?,
         "mean_tokens" => e.mean_tokens(&input(&e, "x")?)?,
         "pad" => e.pad_to_multiple(input(&e, "x")?, case.multiple)?,
         other => panic!("golden operator `{other}` is unknown to the harness"),

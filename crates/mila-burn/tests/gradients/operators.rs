@@ -142,7 +142,6 @@ fn elementwise() {
 #[test]
 fn tokens() {
     everywhere(Operator::MeanTokens);
-    everywhere(Operator::MergePatches);
     for multiple in [1, 2, 4] {
         everywhere(Operator::Pad(multiple));
     }

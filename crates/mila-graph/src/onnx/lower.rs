@@ -214,7 +214,6 @@ impl Lowering<'_> {
                 let y = self.file.node(&name, "ReduceMean", &[x], &settings, self.dims(id, Layout::Last));
                 self.set(id, Layout::Last, y);
             }
-            (&Operator::MergePatches(side), &[x]) => self.merge_patches(id, x, side)?,
             (Operator::PadToMultiple(multiple), &[x]) => self.pad_to_multiple(id, x, *multiple)?,
             (
                 Operator::Linear { .. }
@@ -237,7 +236,6 @@ impl Lowering<'_> {
                 | Operator::Scale(_)
                 | Operator::Patches(_)
                 | Operator::MeanTokens
-                | Operator::MergePatches(_)
                 | Operator::PadToMultiple(_),
                 inputs,
             ) => return Err(Error::shape("export", "one or two operands", inputs.len())),

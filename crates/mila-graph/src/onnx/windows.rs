@@ -289,51 +289,6 @@ impl Lowering<'_> {
         grid_of_ones.mask = Some(self.file.node(&format!("{path}/mask"), "Mul", &[missing, never], &[], dims));
         grid_of_ones
     }
-
-    /// Tokens side by side, those beyond the map zero.
-    pub(super) fn merge_patches(&mut self, id: Id, x: Id, side: usize) -> Result<()> {
-        let path = format!("{}/patches", self.path(id));
-        let map = self.form(x, Layout::Last)?;
-        let nodes = self.trace.nodes();
-        let (before, after, channels) = (&nodes[x.0].extents, &nodes[id.0].extents, nodes[x.0].channels);
-        let padded = match self.extents {
-            Extents::Fixed(sizes) => {
-                let grown = [1, 2].map(|axis| (after[axis].at(sizes) * side - before[axis].at(sizes)) as i64);
-                (grown != [0, 0]).then(|| self.list(&[0, 0, 0, 0, 0, grown[0], grown[1], 0]))
-            }
-            Extents::Dynamic => {
-                let grid = self.rows_and_columns(&path, map, Layout::Last);
-                let [less, by] = [side - 1, side].map(|n| self.list(&[n as i64; 2]));
-                let above = self.whole(&path, "Add", grid, less);
-                let count = self.whole(&path, "Div", above, by);
-                let whole = self.whole(&path, "Mul", count, by);
-                let grown = self.whole(&path, "Sub", whole, grid);
-                let pads = [List::of(&[0; 5]), List::Computed(grown), List::of(&[0])];
-                Some(self.joined(&format!("{path}/pads"), &pads, 8))
-            }
-        };
-        let dims = self.dims(id, Layout::Last);
-        let map = match padded {
-            None => map,
-            Some(pads) => {
-                let all = Dim::Number(side);
-                let dims = vec![dims[0].clone(), all.times(&dims[1]), all.times(&dims[2]), channels.into()];
-                self.file.node(&format!("{path}/padded"), "Pad", &[map, pads], &[], dims)
-            }
-        };
-        let [ends, axes, steps] = [[i64::MAX; 2], [1, 2], [side as i64; 2]].map(|numbers| self.list(&numbers));
-        let part = [&dims[..3], &[channels.into()]].concat();
-        let mut parts = Vec::with_capacity(side * side);
-        for (dx, dy) in (0..side).flat_map(|dx| (0..side).map(move |dy| (dx, dy))) {
-            let starts = self.list(&[dy as i64, dx as i64]);
-            let name = format!("{path}/{dy}_{dx}");
-            parts.push(self.file.node(&name, "Slice", &[map, starts, ends, axes, steps], &[], part.clone()));
-        }
-        let axis = [("axis", Setting::Integer(-1))];
-        let y = self.file.node(&format!("{path}/Concat"), "Concat", &parts, &axis, dims);
-        self.set(id, Layout::Last, y);
-        Ok(())
-    }
 }
 
 /// The number of windows along an axis, in the integer arithmetic that readers of ONNX understand.

@@ -321,21 +321,6 @@ impl<T: Real> Executor for Reference<T> {
         Ok(x)
     }
 
-    fn merge_patches(&self, x: &Array<T>, side: usize) -> Result<Array<T>> {
-        let x = self.pad_to_multiple(x.clone(), side)?;
-        let Dims { batch, height, width, channels } = x.dims;
-        let mut out = Array::zeros(Dims::new(batch, height / side, width / side, side * side * channels));
-        for b in 0..batch {
-            for h in 0..height {
-                for w in 0..width {
-                    let part = (w % side * side + h % side) * channels;
-                    out.token_mut(b, h / side, w / side)[part..part + channels].copy_from_slice(x.token(b, h, w));
-                }
-            }
-        }
-        Ok(out)
-    }
-
     fn mean_tokens(&self, x: &Array<T>) -> Result<Array<T>> {
         let mut out = Array::zeros(Dims { height: 1, width: 1, ..x.dims });
         for b in 0..x.dims.batch {
