@@ -283,9 +283,11 @@ pub fn origin_notes(checkpoint: &Checkpoint, request: &Request) -> Vec<String> {
     notes
 }
 
-/// The class count of a checkpoint, from the bias of the head.
+/// The class count of a checkpoint, from the first tensor whose first extent it is: the weight of the head.
 pub fn stored_classes(preset: &Preset, checkpoint: &Checkpoint) -> Option<usize> {
-    let trace = Trace::of(preset, Task::Classify { classes: preset.classes }).ok()?;
-    let bias = &trace.manifest().last()?.name;
-    checkpoint.get(bias)?.shape().first().copied()
+    let of = |classes| Trace::of(preset, Task::Classify { classes }).ok();
+    let (trace, other) = (of(preset.classes)?, of(preset.classes + 1)?);
+    let mut pairs = trace.manifest().iter().zip(other.manifest());
+    let (head, _) = pairs.find(|(one, another)| one.shape != another.shape)?;
+    checkpoint.get(&head.name)?.shape().first().copied()
 }
