@@ -1,20 +1,24 @@
 //! The recurrence in which every token sees all: one state, then one read a token.
 
 use super::{
-    block::{Block, Core},
+    block::{Block, CHUNK, Core},
     forward::Pass,
-    stage::{CHUNK, Stage},
+    stage::Stage,
 };
-use crate::{arithmetic::Arithmetic, isa::Kernel, scratch};
+use crate::{
+    arithmetic::{Arithmetic, LANES},
+    isa::Kernel,
+    lane, scratch,
+};
 
 /// Adds the outputs `q_t S` of a block, with `S = share Σ k_tᵀ u_t`.
 pub(super) fn pass(pass: Pass<'_>, share: f32) {
-    let (keys, width) = (pass.core.r.keys, pass.block.width);
-    let stage = Stage::len(keys, width);
-    scratch::floats(stage + keys * width + CHUNK * width, |memory| {
-        let (stage, rest) = memory.split_at_mut(stage);
+    let (keys, width) = (pass.core.r.keys, pass.block.padded());
+    let stage = Stage::len(keys, pass.block);
+    scratch::lanes((stage + keys * width + CHUNK * width) / LANES, |memory| {
+        let (stage, rest) = lane::floats_mut(memory).split_at_mut(stage);
         let (s, o) = rest.split_at_mut(keys * width);
-        pass.isa.run(AllTokens { pass, share, stage: Stage::new(stage, keys, width), s, o });
+        pass.isa.run(AllTokens { pass, share, stage: Stage::new(stage, keys, pass.block), s, o });
     });
 }
 
@@ -22,9 +26,9 @@ struct AllTokens<'a, 's> {
     pass: Pass<'a>,
     share: f32,
     stage: Stage<'s>,
-    /// `[keys, width]`
+    /// `[keys, padded]`
     s: &'s mut [f32],
-    /// `[steps, width]`
+    /// `[steps, padded]`
     o: &'s mut [f32],
 }
 
@@ -39,14 +43,14 @@ impl Kernel for AllTokens<'_, '_> {
         if let Some(states) = states {
             core.keep(block, s, states);
         }
-        let (keys, width) = (core.r.keys, block.width);
+        let (keys, width) = (core.r.keys, block.padded());
         for first in (0..core.r.tokens).step_by(CHUNK) {
             let (tokens, count) = chunk(first, core.r.tokens);
             stage.gather::<A>(core, block, &tokens[..count]);
             let o = &mut o[..count * width];
             o.fill(0.0);
-            for (o, q) in o.chunks_exact_mut(width).zip(stage.q.chunks_exact(keys)) {
-                add_weighted::<A>((q, 1), s, o);
+            for (o, q) in o.chunks_exact_mut(width).zip(stage.q.chunks_exact(stage.keys)) {
+                add_weighted::<A>((&q[..keys], 1), s, o);
             }
             pass.finish::<A>(&tokens[..count], o);
         }
@@ -59,16 +63,16 @@ pub(super) fn chunk(first: usize, tokens: usize) -> ([u32; CHUNK], usize) {
     (std::array::from_fn(|i| (first + i) as u32), CHUNK.min(tokens - first))
 }
 
-/// Writes `share Σ k_tᵀ u_t` of a block to `s`, `[keys, width]`.
+/// Writes `share Σ k_tᵀ u_t` of a block to `s`, `[keys, padded]`.
 #[inline(always)]
 pub(super) fn state<A: Arithmetic>(core: &Core<'_>, block: Block, share: f32, stage: &mut Stage<'_>, s: &mut [f32]) {
-    let (keys, width) = (core.r.keys, block.width);
+    let width = block.padded();
     s.fill(0.0);
     for first in (0..core.r.tokens).step_by(CHUNK) {
         let (tokens, count) = chunk(first, core.r.tokens);
         stage.gather::<A>(core, block, &tokens[..count]);
         for (n, s) in s.chunks_exact_mut(width).enumerate() {
-            add_weighted::<A>((&stage.k[n..], keys), &stage.u[..count * width], s);
+            add_weighted::<A>((&stage.k[n..], stage.keys), &stage.u[..count * width], s);
         }
     }
     for s in s {

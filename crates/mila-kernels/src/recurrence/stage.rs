@@ -2,15 +2,20 @@
 
 use super::{
     Decay, Delta, Input, PAD, Rows,
-    block::{Block, Core, Written},
+    block::{Block, CHUNK, Core, Written},
 };
-use crate::{arithmetic::Arithmetic, math};
+use crate::{
+    arithmetic::{Arithmetic, LANES},
+    math,
+};
 
-/// Steps that are gathered at a time.
-pub(super) const CHUNK: usize = 32;
-
-/// Operands of up to [`CHUNK`] steps of a block, row-major with a row for each step.
+/// Operands of up to [`CHUNK`] steps of a block, row-major with a row for each step. Rows are whole lanes: keys and columns
+/// that are not there are zeros, but in gates.
 pub(super) struct Stage<'s> {
+    /// Floats of a row of keys.
+    pub(super) keys: usize,
+    /// Floats of a row of columns.
+    pub(super) width: usize,
     /// `[steps, keys]`.
     pub(super) q: &'s mut [f32],
     /// `[steps, keys]`.
@@ -27,135 +32,144 @@ pub(super) struct Stage<'s> {
 
 impl<'s> Stage<'s> {
     /// Floats of a stage.
-    pub(super) fn len(keys: usize, width: usize) -> usize {
-        3 * CHUNK * (keys + width)
+    pub(super) fn len(keys: usize, block: Block) -> usize {
+        3 * CHUNK * (keys.next_multiple_of(LANES) + block.padded())
     }
 
     /// A stage in this memory, whose floats are arbitrary.
-    pub(super) fn new(memory: &'s mut [f32], keys: usize, width: usize) -> Self {
+    pub(super) fn new(memory: &'s mut [f32], keys: usize, block: Block) -> Self {
+        let (keys, width) = (keys.next_multiple_of(LANES), block.padded());
         let (rows, columns) = memory.split_at_mut(3 * CHUNK * keys);
         let (q, rows) = rows.split_at_mut(CHUNK * keys);
         let (k, even) = rows.split_at_mut(CHUNK * keys);
         let (u, columns) = columns.split_at_mut(CHUNK * width);
         let (along, input) = columns.split_at_mut(CHUNK * width);
-        Self { q, k, even, u, along, input }
+        Self { keys, width, q, k, even, u, along, input }
     }
 
     /// Gathers the steps that visit the tokens `index`, of a block of `core`.
     #[inline(always)]
     pub(super) fn gather<A: Arithmetic>(&mut self, core: &Core<'_>, block: Block, index: &[u32]) {
+        self.gather_keys::<A>(core, block, index);
+        self.gather_gates::<A>(core, block, index);
         let r = core.r;
-        let (keys, width) = (r.keys, block.width);
-        let (first_key, first_value) = (block.head * keys, block.head * r.values + block.first);
-        for (t, &token) in index.iter().enumerate() {
-            let row = (token != PAD).then(|| block.image * r.tokens + token as usize);
-            copy(r.q, row, first_key, &mut self.q[t * keys..][..keys]);
-            copy(r.k, row, first_key, &mut self.k[t * keys..][..keys]);
-            let even = &mut self.even[t * keys..][..keys];
-            let along = &mut self.along[t * width..][..width];
-            match core.decay {
-                Decay::None => even.fill(1.0),
-                Decay::Constant(gates) => even.fill(gates[block.head]),
-                Decay::Scalar(log) => {
-                    copy(log, row, block.head, &mut even[..1]);
+        let values = (block.head * r.values + block.first, block.width);
+        let u = &mut self.u[..index.len() * self.width];
+        if core.written == Written::Ones {
+            return u.fill(1.0);
+        }
+        gather::<A>(r.v, core, block, index, values, u);
+        let factors = match r.input {
+            Input::None => return,
+            Input::OfDecay => &self.along[..u.len()],
+            Input::Channel(delta) => {
+                let input = &mut self.input[..u.len()];
+                before_softplus::<A>(delta, core, block, index, values, input);
+                softplus_each::<A>(input);
+                &*input
+            }
+            Input::Head(delta) => {
+                let input = &mut self.input[..u.len()];
+                before_softplus::<A>(delta, core, block, index, (block.head, 1), input);
+                for input in input.chunks_exact_mut(self.width) {
+                    input.fill(math::softplus::<A>(input[0]));
+                }
+                &*input
+            }
+        };
+        for (u, factor) in u.iter_mut().zip(factors) {
+            *u *= factor;
+        }
+    }
+
+    /// The part of [`gather`](Self::gather) that all columns of a head share.
+    #[inline(always)]
+    pub(super) fn gather_keys<A: Arithmetic>(&mut self, core: &Core<'_>, block: Block, index: &[u32]) {
+        let (r, rows) = (core.r, index.len() * self.keys);
+        let keys = (block.head * r.keys, r.keys);
+        gather::<A>(r.q, core, block, index, keys, &mut self.q[..rows]);
+        gather::<A>(r.k, core, block, index, keys, &mut self.k[..rows]);
+        let even = &mut self.even[..rows];
+        match core.decay {
+            Decay::None => even.fill(1.0),
+            Decay::Constant(gates) => even.fill(gates[block.head]),
+            Decay::Scalar(log) => {
+                gather::<A>(log, core, block, index, (block.head, 1), even);
+                for even in even.chunks_exact_mut(self.keys) {
                     even.fill(math::exp::<A>(even[0]));
                 }
-                Decay::Keys(log) => {
-                    copy(log, row, first_key, even);
-                    exp_each::<A>(even);
-                }
-                Decay::Values(log) => {
-                    copy(log, row, first_value, along);
-                    exp_each::<A>(along);
-                }
-                Decay::Factored { delta, .. } => step_sizes::<A>(delta, row, first_value, along),
             }
-            let u = &mut self.u[t * width..][..width];
-            if core.written == Written::Ones {
-                u.fill(1.0);
-                continue;
+            Decay::Keys(log) => {
+                gather::<A>(log, core, block, index, keys, even);
+                exp_each::<A>(even);
             }
-            let input = &mut self.input[t * width..][..width];
-            match r.input {
-                Input::None => copy(r.v, row, first_value, u),
-                Input::OfDecay => copy_times(r.v, row, first_value, along, u),
-                Input::Channel(delta) => {
-                    step_sizes::<A>(delta, row, first_value, input);
-                    copy_times(r.v, row, first_value, input, u);
-                }
-                Input::Head(delta) => {
-                    step_sizes::<A>(delta, row, block.head, &mut input[..1]);
-                    input.fill(input[0]);
-                    copy_times(r.v, row, first_value, input, u);
-                }
+            Decay::Values(_) | Decay::Factored { .. } => {}
+        }
+    }
+
+    #[inline(always)]
+    fn gather_gates<A: Arithmetic>(&mut self, core: &Core<'_>, block: Block, index: &[u32]) {
+        let values = (block.head * core.r.values + block.first, block.width);
+        let along = &mut self.along[..index.len() * self.width];
+        match core.decay {
+            Decay::Values(log) => {
+                gather::<A>(log, core, block, index, values, along);
+                exp_each::<A>(along);
             }
+            Decay::Factored { delta, .. } => {
+                before_softplus::<A>(delta, core, block, index, values, along);
+                softplus_each::<A>(along);
+            }
+            _ => {}
         }
     }
 }
 
-/// Some channels of a row of `map`; none where there is no row.
+/// Copies channels of the tokens `index` to the rows of `to`, whose floats after the `count` channels become zero, as do those
+/// of steps that visit no token.
 #[inline(always)]
-fn channels(map: Rows<'_>, row: Option<usize>, first: usize, count: usize) -> Option<&[f32]> {
-    row.map(|row| &map.values[row * map.stride + map.first + first..][..count])
-}
-
-/// Copies some channels of a row of `map`, zeros where there is no row.
-#[inline(always)]
-pub(super) fn copy(map: Rows<'_>, row: Option<usize>, first: usize, to: &mut [f32]) {
-    match channels(map, row, first, to.len()) {
-        // A loop, because a copy of a few floats is not worth a call.
-        Some(from) => {
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = *from;
+pub(super) fn gather<A: Arithmetic>(
+    map: Rows<'_>,
+    core: &Core<'_>,
+    block: Block,
+    index: &[u32],
+    (first, count): (usize, usize),
+    to: &mut [f32],
+) {
+    let lanes = count.div_ceil(LANES);
+    let width = to.len() / index.len().max(1);
+    for (&token, to) in index.iter().zip(to.chunks_exact_mut(width)) {
+        let from = match token {
+            PAD => &[],
+            token => {
+                let row = block.image * core.r.tokens + token as usize;
+                &map.values[row * map.stride + map.first + first..][..count]
             }
-        }
-        None => to.fill(0.0),
-    }
-}
-
-/// The same, times `factors`.
-#[inline(always)]
-fn copy_times(map: Rows<'_>, row: Option<usize>, first: usize, factors: &[f32], to: &mut [f32]) {
-    match channels(map, row, first, to.len()) {
-        Some(from) => {
-            for ((to, from), factor) in to.iter_mut().zip(from).zip(factors) {
-                *to = from * factor;
-            }
-        }
-        None => to.fill(0.0),
-    }
-}
-
-/// softplus(raw + bias) of some channels of a row; raw is zero where there is no row.
-#[inline(always)]
-fn step_sizes<A: Arithmetic>(delta: Delta<'_>, row: Option<usize>, first: usize, to: &mut [f32]) {
-    match (channels(delta.raw, row, first, to.len()), delta.bias) {
-        (Some(raw), Some(bias)) => {
-            for ((to, raw), bias) in to.iter_mut().zip(raw).zip(&bias[first..]) {
-                *to = math::softplus::<A>(raw + bias);
-            }
-        }
-        (Some(raw), None) => {
-            for (to, raw) in to.iter_mut().zip(raw) {
-                *to = math::softplus::<A>(*raw);
-            }
-        }
-        (None, _) => {
-            before_softplus(delta, row, first, to);
-            for x in to {
-                *x = math::softplus::<A>(*x);
-            }
+        };
+        for (lane, to) in to.as_chunks_mut().0.iter_mut().take(lanes).enumerate() {
+            A::store(A::load_part(from.get(lane * LANES..).unwrap_or(&[])), to);
         }
     }
 }
 
-/// raw + bias of some channels of a row; raw is zero where there is no row.
+/// raw + bias of the channels of tokens, as [`gather`] has them; raw is zero where a step visits no token.
 #[inline(always)]
-pub(super) fn before_softplus(delta: Delta<'_>, row: Option<usize>, first: usize, to: &mut [f32]) {
-    copy(delta.raw, row, first, to);
-    if let Some(bias) = delta.bias {
-        for (x, bias) in to.iter_mut().zip(&bias[first..]) {
-            *x += bias;
+pub(super) fn before_softplus<A: Arithmetic>(
+    delta: Delta<'_>,
+    core: &Core<'_>,
+    block: Block,
+    index: &[u32],
+    (first, count): (usize, usize),
+    to: &mut [f32],
+) {
+    gather::<A>(delta.raw, core, block, index, (first, count), to);
+    let Some(bias) = delta.bias else { return };
+    let (bias, width) = (&bias[first..][..count], to.len() / index.len().max(1));
+    for (lane, bias) in bias.chunks(LANES).enumerate() {
+        let bias = A::load_part(bias);
+        for to in to.chunks_exact_mut(width) {
+            let to = &mut to.as_chunks_mut().0[lane];
+            A::store(A::add(A::load(to), bias), to);
         }
     }
 }
@@ -164,5 +178,12 @@ pub(super) fn before_softplus(delta: Delta<'_>, row: Option<usize>, first: usize
 fn exp_each<A: Arithmetic>(x: &mut [f32]) {
     for x in x {
         *x = math::exp::<A>(*x);
+    }
+}
+
+#[inline(always)]
+fn softplus_each<A: Arithmetic>(x: &mut [f32]) {
+    for x in x {
+        *x = math::softplus::<A>(*x);
     }
 }

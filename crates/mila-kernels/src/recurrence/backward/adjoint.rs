@@ -1,61 +1,21 @@
 //! A block's way back through its tokens.
 
-use std::ops::Range;
-
-use super::{chain::Chain, totals::OfBlock};
+use super::{back, chain::Chain, shared::Shared, through_normaliser, totals::OfBlock};
 use crate::{
-    arithmetic::Arithmetic,
+    arithmetic::{Arithmetic, LANES},
     columns::Columns,
     isa::{Isa, Kernel},
+    lane,
     recurrence::{
-        Decay, PAD, Rows, Walk,
+        Rows, Walk,
         all_tokens::{add_weighted, chunk, state},
-        block::{Block, Core},
-        stage::{CHUNK, Stage, copy},
-        update,
+        block::{Before, Block, CHUNK, Core},
+        normaliser::Normalisers,
+        stage::{Stage, gather},
+        update::{Gathered, advance},
     },
     reduce, scratch,
 };
-
-/// What all columns of a head share at a token: sums over the columns, of which each block has a part.
-#[derive(Clone, Copy)]
-pub(super) struct Shared {
-    keys: usize,
-    gate: usize,
-    input: usize,
-}
-
-impl Shared {
-    pub(super) fn of(core: &Core<'_>) -> Self {
-        use crate::recurrence::{Input, block::Written};
-        let gate = if matches!(core.decay, Decay::Scalar(_) | Decay::Keys(_)) { core.r.keys } else { 0 };
-        let input = matches!((core.written, core.r.input), (Written::Values, Input::Head(_)));
-        Self { keys: core.r.keys, gate, input: usize::from(input) }
-    }
-
-    /// Floats of a token.
-    pub(super) fn width(self) -> usize {
-        2 * self.keys + self.gate + self.input
-    }
-
-    pub(super) fn q(self) -> Range<usize> {
-        0..self.keys
-    }
-
-    pub(super) fn k(self) -> Range<usize> {
-        self.keys..2 * self.keys
-    }
-
-    /// Of the logarithms of gates along the keys.
-    pub(super) fn gate(self) -> Range<usize> {
-        2 * self.keys..2 * self.keys + self.gate
-    }
-
-    /// Of the step size of an input gate per head.
-    pub(super) fn input(self) -> Range<usize> {
-        2 * self.keys + self.gate..self.width()
-    }
-}
 
 /// The adjoint of a pass over a block.
 pub(super) struct Adjoint<'a, 's> {
@@ -64,71 +24,67 @@ pub(super) struct Adjoint<'a, 's> {
     pub(super) block: Block,
     /// The cotangent of the output, for the shortcut.
     pub(super) dy: &'a [f32],
-    /// The cotangent of what is read, `[heads * values]` a row.
+    /// The cotangent of what is read, `[heads * values]` a row, times the normalisers.
     pub(super) outputs: Rows<'a>,
+    /// What divides, and where the cotangents of normalisers of each column go.
+    pub(super) normalisers: Option<(&'a Normalisers, Columns<'a>)>,
     /// That of all states.
     pub(super) dstates: &'a [f32],
     pub(super) map: Columns<'a>,
     pub(super) start: Option<Columns<'a>>,
     pub(super) shared: Shared,
-    /// `[tokens, shared]`
+    /// `[tokens, parts]` of what is shared.
     pub(super) partials: &'s mut [f32],
     pub(super) parameters: OfBlock<'s>,
 }
 
-/// Memory of an adjoint: arbitrary floats.
+/// Memory of an adjoint: arbitrary floats. Rows of columns are whole lanes.
 pub(super) struct Memory<'m> {
     pub(super) stage: Stage<'m>,
     /// The cotangent of what is read, `[steps, width]`.
-    o: &'m mut [f32],
-    /// Of what is written, `[steps, width]`.
+    pub(super) o: &'m mut [f32],
+    /// Of what is written, `[steps, width]`; on the way forth, what is read.
     pub(super) du: &'m mut [f32],
     /// Of gates along the columns, or of the step sizes of a factored decay, `[steps, width]`.
     pub(super) dalong: &'m mut [f32],
-    /// `[steps, shared]`
+    /// `[shared, steps]`
     pub(super) sums: &'m mut [f32],
     /// S̄ of the step after, with its gate, `[keys, width]`.
-    later: &'m mut [f32],
+    pub(super) later: &'m mut [f32],
     /// The state as it is walked through, `[keys, width]`.
-    s: &'m mut [f32],
-    /// Four rows, `[4, width]`.
-    rows: &'m mut [f32],
-    /// The state before every step of a chunk, `[steps, keys, width]`.
-    before: &'m mut [f32],
-    /// The state before every chunk, `[chunks, keys, width]`.
+    pub(super) s: &'m mut [f32],
+    /// What a few keys need of the steps of a run.
+    pub(super) tape: back::Tape<'m>,
+    /// The state before every run that carries it on, `[runs, keys, width]`.
     kept: &'m mut [f32],
 }
 
 impl Adjoint<'_, '_> {
     pub(super) fn run(self) {
-        let (keys, width) = (self.core.r.keys, self.block.width);
-        let chunks = match self.core.r.walk {
-            Walk::Steps { index, .. } => index.len().div_ceil(CHUNK),
-            Walk::All { .. } => 0,
-        };
-        let inside = if chunks == 0 { 0 } else { CHUNK };
+        let (keys, width) = (self.core.r.keys, self.block.padded());
+        let kept = self.core.runs.iter().filter(|run| run.state == Before::Carried).count();
         let state = keys * width;
         let lengths = [
-            Stage::len(keys, width),
+            Stage::len(keys, self.block),
             CHUNK * width,
             CHUNK * width,
             CHUNK * width,
-            CHUNK * self.shared.width(),
+            // The last keys are read by the lane.
+            CHUNK * (self.shared.width() + LANES),
             state,
             state,
-            4 * width,
-            inside * state,
-            chunks * state,
+            back::Tape::LEN,
+            kept * state,
         ];
-        scratch::floats(lengths.iter().sum(), |memory| {
-            let mut rest = memory;
-            let [stage, o, du, dalong, sums, later, s, rows, before, kept] = lengths.map(|len| {
+        scratch::lanes(lengths.iter().sum::<usize>() / LANES, |memory| {
+            let mut rest = lane::floats_mut(memory);
+            let [stage, o, du, dalong, sums, later, s, tape, kept] = lengths.map(|len| {
                 let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
                 rest = after;
                 part
             });
-            let stage = Stage::new(stage, keys, width);
-            let memory = Memory { stage, o, du, dalong, sums, later, s, rows, before, kept };
+            let (stage, tape) = (Stage::new(stage, keys, self.block), back::Tape::new(tape));
+            let memory = Memory { stage, o, du, dalong, sums, later, s, tape, kept };
             match self.core.r.walk {
                 Walk::Steps { .. } => self.isa.run(Back { adjoint: self, memory }),
                 Walk::All { share } => self.isa.run(BackThroughAll { adjoint: self, memory, share }),
@@ -141,10 +97,9 @@ impl Adjoint<'_, '_> {
     fn add_dstates(&self, later: &mut [f32]) {
         let r = self.core.r;
         let stride = r.values + r.sums();
-        for (key, later) in later.chunks_exact_mut(self.block.width).enumerate() {
-            let row = (self.block.image * r.heads + self.block.head) * r.keys + key;
-            let first = row * stride + self.core.columns.start + self.block.first;
-            for (later, d) in later.iter_mut().zip(&self.dstates[first..]) {
+        for (key, later) in later.chunks_exact_mut(self.block.padded()).enumerate() {
+            let first = self.core.state_row(self.block, key) * stride + self.core.columns.start + self.block.first;
+            for (later, d) in later[..self.block.width].iter_mut().zip(&self.dstates[first..]) {
                 *later += d;
             }
         }
@@ -154,7 +109,7 @@ impl Adjoint<'_, '_> {
     #[inline(always)]
     fn flush_start(&self, later: &mut [f32]) {
         if let Some(start) = self.start {
-            for (key, later) in later.chunks_exact(self.block.width).enumerate() {
+            for (key, later) in later.chunks_exact(self.block.padded()).enumerate() {
                 let start = self.core.state_part(self.block, key, start);
                 for (start, later) in start.iter_mut().zip(later) {
                     *start += later;
@@ -164,13 +119,15 @@ impl Adjoint<'_, '_> {
         later.fill(0.0);
     }
 
-    /// Gathers the cotangents of what is read at some steps, `[steps, width]`.
+    /// Gathers the cotangents of what is read at some steps, `[steps, width]`: those of the outputs over the normalisers.
     #[inline(always)]
-    fn gather_outputs(&self, index: &[u32], o: &mut [f32]) {
-        let first = self.block.head * self.core.values() + self.block.first;
-        for (o, &token) in o.chunks_exact_mut(self.block.width).zip(index) {
-            let row = (token != PAD).then(|| self.block.image * self.core.r.tokens + token as usize);
-            copy(self.outputs, row, first, o);
+    pub(super) fn gather_outputs<A: Arithmetic>(&self, index: &[u32], o: &mut [f32]) {
+        let (core, block) = (self.core, self.block);
+        let first = block.head * core.values() + block.first;
+        let o = &mut o[..index.len() * block.padded()];
+        gather::<A>(self.outputs, core, block, index, (first, block.width), o);
+        if let Some((normalisers, _)) = self.normalisers {
+            through_normaliser::divide(normalisers, core, block, index, o);
         }
     }
 }
@@ -188,135 +145,54 @@ impl Kernel for Back<'_, '_, '_> {
     fn run<A: Arithmetic>(self) {
         let Back { mut adjoint, mut memory } = self;
         let (core, block) = (adjoint.core, adjoint.block);
-        let Walk::Steps { index, mut starts, until } = core.r.walk else { return };
-        let (width, state) = (block.width, core.r.keys * block.width);
-        // The state before every chunk.
-        core.start(block, memory.s);
-        for (chunk, index) in index.chunks(CHUNK).enumerate() {
-            memory.kept[chunk * state..][..state].copy_from_slice(memory.s);
-            memory.stage.gather::<A>(core, block, index);
-            walk::<A>(core, block, &mut memory, chunk, index.len());
-        }
-        memory.later.fill(0.0);
-        for (chunk, index) in index.chunks(CHUNK).enumerate().rev() {
-            memory.stage.gather::<A>(core, block, index);
-            adjoint.gather_outputs(index, memory.o);
-            memory.s.copy_from_slice(&memory.kept[chunk * state..][..state]);
-            walk::<A>(core, block, &mut memory, chunk, index.len());
-            for t in (0..index.len()).rev() {
-                let step = chunk * CHUNK + t;
-                if step + 1 == until {
-                    adjoint.add_dstates(memory.later);
-                }
-                back::<A>(&mut adjoint, &mut memory, t);
-                if let [earlier @ .., last] = starts
-                    && *last as usize == step
-                {
-                    adjoint.flush_start(memory.later);
-                    starts = earlier;
+        let Walk::Steps { index, until, .. } = core.r.walk else { return };
+        let state = core.r.keys * block.padded();
+        let mut kept = 0;
+        for (i, run) in core.runs.iter().enumerate() {
+            match run.state {
+                Before::Start => core.start(block, memory.s),
+                Before::Carried => {
+                    memory.kept[kept * state..][..state].copy_from_slice(memory.s);
+                    kept += 1;
                 }
             }
-            Chain { adjoint: &mut adjoint, memory: &mut memory }.run::<A>(index, width);
+            let carries = core.runs.get(i + 1).is_some_and(|next| next.state == Before::Carried);
+            if adjoint.normalisers.is_none() && !carries {
+                continue;
+            }
+            let index = &index[run.steps.clone()];
+            memory.stage.gather::<A>(core, block, index);
+            let gathered = Gathered { core, block, stage: &memory.stage, steps: index.len() };
+            advance::<A>(gathered, memory.s, memory.du);
+            adjoint.gather_outputs::<A>(index, memory.o);
+            through_normaliser::add::<A>(&mut adjoint, &mut memory, index);
+        }
+        memory.later.fill(0.0);
+        for run in core.runs.iter().rev() {
+            let index = &index[run.steps.clone()];
+            memory.stage.gather::<A>(core, block, index);
+            adjoint.gather_outputs::<A>(index, memory.o);
+            match run.state {
+                Before::Start => core.start(block, memory.s),
+                Before::Carried => {
+                    kept -= 1;
+                    memory.s.copy_from_slice(&memory.kept[kept * state..][..state]);
+                }
+            }
+            if run.steps.end == until {
+                adjoint.add_dstates(memory.later);
+            }
+            back::run::<A>(&mut adjoint, &mut memory, index.len());
+            if run.state == Before::Start {
+                adjoint.flush_start(memory.later);
+            }
+            Chain { adjoint: &mut adjoint, memory: &mut memory }.run::<A>(index);
         }
         if until == 0 {
             adjoint.add_dstates(memory.later);
             adjoint.flush_start(memory.later);
         }
     }
-}
-
-/// Walks the state through a gathered chunk and keeps what it was before every step.
-#[inline(always)]
-fn walk<A: Arithmetic>(core: &Core<'_>, block: Block, memory: &mut Memory<'_>, chunk: usize, len: usize) {
-    let Walk::Steps { starts, .. } = core.r.walk else { return };
-    let state = core.r.keys * block.width;
-    let mut starts = &starts[starts.partition_point(|&start| (start as usize) < chunk * CHUNK)..];
-    for t in 0..len {
-        if let [next, later @ ..] = starts
-            && *next as usize == chunk * CHUNK + t
-        {
-            core.start(block, memory.s);
-            starts = later;
-        }
-        memory.before[t * state..][..state].copy_from_slice(memory.s);
-        update::advance::<A>(core, block, &memory.stage, t, memory.s, &mut memory.rows[..block.width]);
-    }
-}
-
-/// The adjoint of step `t` of a chunk.
-#[inline(always)]
-fn back<A: Arithmetic>(adjoint: &mut Adjoint<'_, '_>, memory: &mut Memory<'_>, t: usize) {
-    let (core, block, shared) = (adjoint.core, adjoint.block, adjoint.shared);
-    let (keys, width) = (core.r.keys, block.width);
-    let u = &memory.stage.u[t * width..][..width];
-    let along = &memory.stage.along[t * width..][..width];
-    let o = &memory.o[t * width..][..width];
-    let du = &mut memory.du[t * width..][..width];
-    let dalong = &mut memory.dalong[t * width..][..width];
-    let sums = &mut memory.sums[t * shared.width()..][..shared.width()];
-    let [g, sbar, after, of_log] = rows(memory.rows, width);
-    du.fill(0.0);
-    dalong.fill(0.0);
-    sums.fill(0.0);
-    let uo = if core.r.bonus.is_some() { reduce::dot::<A>(u, o) } else { 0.0 };
-    for n in 0..keys {
-        let (q, k) = (memory.stage.q[t * keys + n], memory.stage.k[t * keys + n]);
-        let before = &memory.before[(t * keys + n) * width..][..width];
-        let later = &mut memory.later[n * width..][..width];
-        update::gates::<A>(core, block, &memory.stage, (t, n), g);
-        match core.r.bonus {
-            None => {
-                for c in 0..width {
-                    sbar[c] = A::mul_add(q, o[c], later[c]);
-                    after[c] = A::mul_add(g[c], before[c], k * u[c]);
-                    later[c] = g[c] * sbar[c];
-                    of_log[c] = later[c] * before[c];
-                    du[c] = A::mul_add(k, sbar[c], du[c]);
-                }
-                sums[shared.q()][n] = reduce::dot::<A>(after, o);
-                sums[shared.k()][n] = reduce::dot::<A>(sbar, u);
-            }
-            Some(bonus) => {
-                let b = bonus[block.head * keys + n];
-                for c in 0..width {
-                    sbar[c] = later[c];
-                    let kept = g[c] * sbar[c];
-                    later[c] = A::mul_add(q, o[c], kept);
-                    of_log[c] = kept * before[c];
-                    du[c] = A::mul_add(k, sbar[c], A::mul_add(b * q * k, o[c], du[c]));
-                }
-                sums[shared.q()][n] = reduce::dot::<A>(before, o) + b * k * uo;
-                sums[shared.k()][n] = reduce::dot::<A>(sbar, u) + b * q * uo;
-                adjoint.parameters.bonus[n] += q * k * uo;
-            }
-        }
-        match core.decay {
-            Decay::None | Decay::Constant(_) => {}
-            Decay::Scalar(_) | Decay::Keys(_) => sums[shared.gate()][n] = reduce::sum::<A>(of_log),
-            Decay::Values(_) => {
-                for (dalong, of_log) in dalong.iter_mut().zip(&*of_log) {
-                    *dalong += of_log;
-                }
-            }
-            Decay::Factored { .. } => {
-                let rates = &core.rates[(block.head * keys + n) * core.r.values + block.first..][..width];
-                let of_rates = &mut adjoint.parameters.rates[n * width..][..width];
-                for c in 0..width {
-                    dalong[c] = A::mul_add(of_log[c], rates[c] * std::f32::consts::LN_2, dalong[c]);
-                    of_rates[c] = A::mul_add(of_log[c], along[c], of_rates[c]);
-                }
-            }
-        }
-    }
-}
-
-/// Four rows of `width` floats.
-#[inline(always)]
-fn rows(memory: &mut [f32], width: usize) -> [&mut [f32]; 4] {
-    let (a, rest) = memory.split_at_mut(width);
-    let (b, rest) = rest.split_at_mut(width);
-    let (c, d) = rest.split_at_mut(width);
-    [a, b, c, &mut d[..width]]
 }
 
 /// [`Adjoint`] of the recurrence in which every token sees all:
@@ -334,42 +210,47 @@ impl Kernel for BackThroughAll<'_, '_, '_> {
     fn run<A: Arithmetic>(self) {
         let BackThroughAll { mut adjoint, mut memory, share } = self;
         let (core, block, shared) = (adjoint.core, adjoint.block, adjoint.shared);
-        let (keys, width, tokens) = (core.r.keys, block.width, core.r.tokens);
+        let (keys, width, tokens) = (core.r.keys, block.padded(), core.r.tokens);
+        let stride = memory.stage.keys;
         state::<A>(core, block, share, &mut memory.stage, memory.s);
-        let sbar = &mut *memory.later;
-        sbar.fill(0.0);
-        adjoint.add_dstates(sbar);
+        memory.later.fill(0.0);
+        adjoint.add_dstates(memory.later);
         for first in (0..tokens).step_by(CHUNK) {
             let (index, count) = chunk(first, tokens);
             memory.stage.gather::<A>(core, block, &index[..count]);
-            adjoint.gather_outputs(&index[..count], memory.o);
-            for (n, sbar) in sbar.chunks_exact_mut(width).enumerate() {
-                add_weighted::<A>((&memory.stage.q[n..], keys), &memory.o[..count * width], sbar);
+            adjoint.gather_outputs::<A>(&index[..count], memory.o);
+            for (n, sbar) in memory.later.chunks_exact_mut(width).enumerate() {
+                add_weighted::<A>((&memory.stage.q[n..], stride), &memory.o[..count * width], sbar);
+            }
+            if adjoint.normalisers.is_some() {
+                for (read, q) in memory.du.chunks_exact_mut(width).zip(memory.stage.q.chunks_exact(stride)).take(count)
+                {
+                    read.fill(0.0);
+                    add_weighted::<A>((&q[..keys], 1), memory.s, read);
+                }
+                through_normaliser::add::<A>(&mut adjoint, &mut memory, &index[..count]);
             }
         }
-        for sbar in &mut *sbar {
+        for sbar in &mut *memory.later {
             *sbar *= share;
         }
         for first in (0..tokens).step_by(CHUNK) {
             let (index, count) = chunk(first, tokens);
             memory.stage.gather::<A>(core, block, &index[..count]);
-            adjoint.gather_outputs(&index[..count], memory.o);
+            adjoint.gather_outputs::<A>(&index[..count], memory.o);
             for t in 0..count {
                 let (o, u) = (&memory.o[t * width..][..width], &memory.stage.u[t * width..][..width]);
-                let sums = &mut memory.sums[t * shared.width()..][..shared.width()];
-                sums.fill(0.0);
-                for (of_q, s) in sums[shared.q()].iter_mut().zip(memory.s.chunks_exact(width)) {
-                    *of_q = reduce::dot::<A>(s, o);
+                for (n, s) in memory.s.chunks_exact(width).enumerate() {
+                    memory.sums[(shared.q().start + n) * CHUNK + t] = reduce::dot::<A>(s, o);
                 }
-                for (of_k, sbar) in sums[shared.k()].iter_mut().zip(memory.later.chunks_exact(width)) {
-                    *of_k = reduce::dot::<A>(sbar, u);
+                for (n, sbar) in memory.later.chunks_exact(width).enumerate() {
+                    memory.sums[(shared.k().start + n) * CHUNK + t] = reduce::dot::<A>(sbar, u);
                 }
                 let du = &mut memory.du[t * width..][..width];
                 du.fill(0.0);
-                add_weighted::<A>((&memory.stage.k[t * keys..][..keys], 1), memory.later, du);
+                add_weighted::<A>((&memory.stage.k[t * stride..][..keys], 1), memory.later, du);
             }
-            memory.dalong.fill(0.0);
-            Chain { adjoint: &mut adjoint, memory: &mut memory }.run::<A>(&index[..count], width);
+            Chain { adjoint: &mut adjoint, memory: &mut memory }.run::<A>(&index[..count]);
         }
     }
 }
