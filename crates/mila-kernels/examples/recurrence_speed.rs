@@ -2,14 +2,15 @@
 //!
 //! `cargo run --release -p mila-kernels --example recurrence_speed [avx512|avx2|portable] [model]`
 //!
-//! A time is that of the fastest of many calls, which a busy machine disturbs least. Beside it stands the time of one thread for
-//! an element of the state, of all orders.
+//! A time is that of the fastest of many calls, which a busy machine disturbs least. Beside it stand the time of one thread for
+//! an element of the state, of all orders, and how many multiply-adds in registers it could have done meanwhile.
 
 use std::time::Instant;
 
 use mila_kernels::{
     Isa, Level,
     recurrence::{self, Decay, Delta, Gradients, Input, Normaliser, Recurrence, Rows, Walk},
+    roof,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -112,11 +113,11 @@ impl Case {
             .collect();
         let mut y = vec![0.0; self.batch * tokens * channels];
         let elements = self.batch * tokens * channels * self.keys;
-        self.line("forward", self.orders * elements, pools, || recurrence::forward(isa, &all, &mut y, None));
+        self.line(isa, "forward", self.orders * elements, pools, || recurrence::forward(isa, &all, &mut y, None));
         let (dy, no_states) = (numbers(y.len()), vec![0.0; all[0].state_len()]);
         let (mut dmap, mut dbias, mut da_log, mut dd) =
             (vec![0.0; map.len()], vec![0.0; channels], vec![0.0; a_log.len()], vec![0.0; channels]);
-        self.line("backward of one", elements, pools, || {
+        self.line(isa, "backward of one", elements, pools, || {
             let mut gradients = Gradients {
                 map: &mut dmap,
                 decay_bias: &mut dbias,
@@ -130,12 +131,15 @@ impl Case {
         });
     }
 
-    fn line(&self, pass: &str, elements: usize, pools: &[ThreadPool; 2], mut body: impl FnMut() + Send) {
+    fn line(&self, isa: Isa, pass: &str, elements: usize, pools: &[ThreadPool; 2], mut body: impl FnMut() + Send) {
         print!("{:<33} {pass:<16}", self.of);
         for pool in pools {
             let seconds = pool.install(|| fastest(&mut body));
-            let element = 1e9 * seconds * pool.current_num_threads() as f64 / elements as f64;
-            print!("{:9.3} ms {element:7.3} ns", seconds * 1e3);
+            let element = seconds * pool.current_num_threads() as f64 / elements as f64;
+            let mut operations = 0;
+            let roof = pool.install(|| fastest(&mut || operations = roof::fma(isa, 1 << 16)));
+            let multiply_adds = seconds / elements as f64 * operations as f64 / 2.0 / roof;
+            print!("{:9.3} ms {:7.3} ns {multiply_adds:6.1}", seconds * 1e3, element * 1e9);
         }
         println!();
     }

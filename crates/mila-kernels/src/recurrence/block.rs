@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Decay, Normaliser, Recurrence, Walk};
+use super::{Decay, Normaliser, Recurrence, Walk, stage::Floats};
 use crate::{
     arithmetic::{Arithmetic, LANES},
     columns::Columns,
@@ -32,8 +32,8 @@ pub(super) struct Core<'a> {
     pub(super) decay: Decay<'a>,
     /// Its columns among those of a head's state.
     pub(super) columns: Range<usize>,
-    /// The rates A log₂ e of a factored decay, `[heads, keys, values]`, whose rows end with zeros to whole lanes.
-    rates: Vec<f32>,
+    /// The rates A log₂ e of a factored decay, `[heads, lanes, keys]`; zeros fill the last lane.
+    rates: Vec<Floats>,
     /// The walk, cut where the state is set back or returned.
     pub(super) runs: Vec<Run>,
 }
@@ -64,9 +64,9 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// Columns of memory: whole lanes.
-    pub(super) fn padded(self) -> usize {
-        self.width.next_multiple_of(LANES)
+    /// Its columns in memory.
+    pub(super) fn lanes(self) -> usize {
+        self.width.div_ceil(LANES)
     }
 }
 
@@ -85,26 +85,27 @@ impl<'a> Core<'a> {
     fn new(isa: Isa, r: &'a Recurrence<'a>, written: Written, decay: Decay<'a>, columns: Range<usize>) -> Self {
         let mut rates = Vec::new();
         if let Decay::Factored { a_log, .. } = decay {
-            let padded = r.values.next_multiple_of(LANES);
-            rates.resize(r.heads * r.keys * padded, 0.0);
-            for (row, rates) in rates.chunks_exact_mut(padded).enumerate() {
-                let (head, key) = (row / r.keys, row % r.keys);
-                for (value, rate) in rates[..r.values].iter_mut().enumerate() {
-                    *rate = a_log[(head * r.values + value) * r.keys + key];
+            let lanes = r.values.div_ceil(LANES);
+            rates.resize(r.heads * lanes * r.keys, [0.0; LANES]);
+            for (i, rates) in rates.iter_mut().enumerate() {
+                let (lane, key) = (i / r.keys, i % r.keys);
+                let (head, first) = (lane / lanes, lane % lanes * LANES);
+                let rates = &mut rates[..LANES.min(r.values - first)];
+                for (column, rate) in rates.iter_mut().enumerate() {
+                    *rate = a_log[(head * r.values + first + column) * r.keys + key];
                 }
-                isa.run(Rates(&mut rates[..r.values]));
+                isa.run(Rates(rates));
             }
         }
         Self { r, written, decay, columns, rates, runs: runs(r.walk) }
     }
 
-    /// The rates of a key of a block, and of those after it.
-    #[inline(always)]
-    pub(super) fn rates(&self, block: Block, key: usize) -> &[f32] {
+    /// The rates of a lane of a block, `[keys]`; none without a factored decay.
+    pub(super) fn rates(&self, block: Block, lane: usize) -> &[Floats] {
         match self.decay {
             Decay::Factored { .. } => {
-                let padded = self.r.values.next_multiple_of(LANES);
-                &self.rates[(block.head * self.r.keys + key) * padded + block.first..]
+                let lane = block.head * self.r.values.div_ceil(LANES) + block.first / LANES + lane;
+                &self.rates[lane * self.r.keys..][..self.r.keys]
             }
             _ => &[],
         }
@@ -142,14 +143,17 @@ impl<'a> Core<'a> {
         (0..batch).flat_map(move |image| (0..heads).flat_map(move |head| in_head(image, head)))
     }
 
-    /// Copies the start of a block to `state`, `[keys, padded]`.
-    pub(super) fn start(&self, block: Block, state: &mut [f32]) {
-        state.fill(0.0);
+    /// Copies the start of a block to `state`, `[lanes, keys]`.
+    pub(super) fn start(&self, block: Block, state: &mut [Floats]) {
+        state.fill([0.0; LANES]);
         let Some(start) = self.r.start else { return };
         let stride = self.r.values + self.r.sums();
-        for (key, state) in state.chunks_exact_mut(block.padded()).enumerate() {
+        for key in 0..self.r.keys {
             let first = self.state_row(block, key) * stride + self.columns.start + block.first;
-            state[..block.width].copy_from_slice(&start[first..][..block.width]);
+            let lanes = state.iter_mut().skip(key).step_by(self.r.keys);
+            for (state, start) in lanes.zip(start[first..][..block.width].chunks(LANES)) {
+                state[..start.len()].copy_from_slice(start);
+            }
         }
     }
 
@@ -166,10 +170,13 @@ impl<'a> Core<'a> {
         unsafe { states.part(self.state_row(block, key), first..first + block.width) }
     }
 
-    /// Copies `state`, `[keys, padded]`, to the block's place among all states.
-    pub(super) fn keep(&self, block: Block, state: &[f32], states: Columns<'_>) {
-        for (key, state) in state.chunks_exact(block.padded()).enumerate() {
-            self.state_part(block, key, states).copy_from_slice(&state[..block.width]);
+    /// Copies `state`, `[lanes, keys]`, to the block's place among all states.
+    pub(super) fn keep(&self, block: Block, state: &[Floats], states: Columns<'_>) {
+        for key in 0..self.r.keys {
+            let lanes = state.iter().skip(key).step_by(self.r.keys);
+            for (to, state) in self.state_part(block, key, states).chunks_mut(LANES).zip(lanes) {
+                to.copy_from_slice(&state[..to.len()]);
+            }
         }
     }
 

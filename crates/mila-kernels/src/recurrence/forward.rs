@@ -4,8 +4,8 @@ use super::{
     PAD, Recurrence, Walk, all_tokens,
     block::{Before, Block, CHUNK, Core},
     normaliser::Normalisers,
-    stage::Stage,
-    update::{Gathered, advance, at},
+    stage::{Floats, Stage},
+    update::advance,
 };
 use crate::{
     arithmetic::{Arithmetic, LANES},
@@ -95,31 +95,74 @@ impl Pass<'_> {
         if let Walk::All { share } = self.core.r.walk {
             return all_tokens::pass(self, share);
         }
-        let (keys, width) = (self.core.r.keys, self.block.padded());
-        let stage = Stage::len(keys, self.block);
-        scratch::lanes((stage + keys * width + CHUNK * width) / LANES, |memory| {
-            let (stage, rest) = lane::floats_mut(memory).split_at_mut(stage);
-            let (s, o) = rest.split_at_mut(keys * width);
-            self.isa.run(Steps { pass: self, stage: Stage::new(stage, keys, self.block), s, o });
+        let Pass { isa, core, block, states, .. } = self;
+        let Walk::Steps { index, until, .. } = core.r.walk else { return };
+        memory(core.r.keys, block, |mut stage, s, o| {
+            core.start(block, s);
+            if let (0, Some(states)) = (until, states) {
+                core.keep(block, s, states);
+            }
+            for run in &core.runs {
+                if run.state == Before::Start {
+                    core.start(block, s);
+                }
+                let index = &index[run.steps.clone()];
+                stage.gather(isa, core, block, index);
+                advance(isa, (core, block), &stage, index.len(), s, o);
+                if let Some(states) = states
+                    && run.steps.end == until
+                {
+                    core.keep(block, s, states);
+                }
+                self.finish(index, o);
+            }
         });
     }
 
-    /// Takes what was read for some tokens, `[tokens, padded]`, to the output: divided, and with the shortcut.
+    /// Takes what was read for some tokens, `[lanes, CHUNK]`, to the output: divided, and with the shortcut.
+    pub(super) fn finish(&self, index: &[u32], o: &[Floats]) {
+        self.isa.run(Finish { pass: self, index, o });
+    }
+}
+
+/// Calls `body` with a stage, a state, `[lanes, keys]`, and what is read, `[lanes, CHUNK]`, whose floats are arbitrary.
+pub(super) fn memory(keys: usize, block: Block, body: impl FnOnce(Stage<'_>, &mut [Floats], &mut [Floats])) {
+    let (stage, state) = (Stage::len(keys, block), keys * block.lanes());
+    scratch::lanes(stage + state + CHUNK * block.lanes(), |memory| {
+        let (stage, rest) = lane::floats_mut(memory).as_chunks_mut().0.split_at_mut(stage);
+        let (s, o) = rest.split_at_mut(state);
+        body(Stage::new(stage, keys, block), s, o);
+    });
+}
+
+/// See [`Pass::finish`].
+struct Finish<'a, 'p> {
+    pass: &'p Pass<'a>,
+    index: &'p [u32],
+    o: &'p [Floats],
+}
+
+impl Kernel for Finish<'_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    pub(super) fn finish<A: Arithmetic>(&self, index: &[u32], o: &[f32]) {
-        let Pass { core, block, .. } = *self;
+    fn run<A: Arithmetic>(self) {
+        let Pass { core, block, .. } = *self.pass;
         let first = block.head * core.values() + block.first;
-        let rows = o.chunks_exact(block.padded()).zip(index);
-        for (o, &token) in rows.filter(|&(_, &token)| token != PAD) {
+        for (t, &token) in self.index.iter().enumerate() {
+            if token == PAD {
+                continue;
+            }
             let row = block.image * core.r.tokens + token as usize;
-            let y = core.output_part(block, row, self.y);
-            let (inverse, shortcut) = match self.normalisers {
+            let y = core.output_part(block, row, self.pass.y);
+            let (inverse, shortcut) = match self.pass.normalisers {
                 Some(normalisers) => (normalisers.inverse(row, block), core.r.shortcut),
                 None => (&[][..], None),
             };
-            for (lane, y) in y.chunks_mut(LANES).enumerate() {
+            let lanes = y.chunks_mut(LANES).zip(self.o[t..].iter().step_by(CHUNK));
+            for (lane, (y, o)) in lanes.enumerate() {
                 let column = lane * LANES;
-                let mut value = A::load(at(o, column));
+                let mut value = A::load(o);
                 match inverse {
                     [] => {}
                     [one] => value = A::mul(value, A::splat(*one)),
@@ -130,50 +173,11 @@ impl Pass<'_> {
                     let d = A::load_part(&d[first + column..][..y.len()]);
                     value = A::mul_add_each(A::load_part(x), d, value);
                 }
-                if let Outputs::Added = self.outputs {
+                if let Outputs::Added = self.pass.outputs {
                     value = A::add(value, A::load_part(y));
                 }
                 A::store_part(value, y);
             }
-        }
-    }
-}
-
-/// A [`Pass`] step by step.
-struct Steps<'a, 's> {
-    pass: Pass<'a>,
-    stage: Stage<'s>,
-    /// `[keys, padded]`
-    s: &'s mut [f32],
-    /// `[steps, padded]`
-    o: &'s mut [f32],
-}
-
-impl Kernel for Steps<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<A: Arithmetic>(self) {
-        let Steps { pass, mut stage, s, o } = self;
-        let Pass { core, block, states, .. } = pass;
-        let Walk::Steps { index, until, .. } = core.r.walk else { return };
-        core.start(block, s);
-        if let (0, Some(states)) = (until, states) {
-            core.keep(block, s, states);
-        }
-        for run in &core.runs {
-            if run.state == Before::Start {
-                core.start(block, s);
-            }
-            let index = &index[run.steps.clone()];
-            stage.gather::<A>(core, block, index);
-            advance::<A>(Gathered { core, block, stage: &stage, steps: index.len() }, s, o);
-            if let Some(states) = states
-                && run.steps.end == until
-            {
-                core.keep(block, s, states);
-            }
-            pass.finish::<A>(index, o);
         }
     }
 }

@@ -6,170 +6,251 @@ use super::{
 };
 use crate::{
     arithmetic::{Arithmetic, LANES},
+    isa::{Isa, Kernel},
     math,
 };
 
-/// Operands of up to [`CHUNK`] steps of a block, row-major with a row for each step. Rows are whole lanes: keys and columns
-/// that are not there are zeros, but in gates.
+/// Sixteen floats.
+pub(super) type Floats = [f32; LANES];
+
+/// Operands of up to [`CHUNK`] steps of a block. Keys and columns that are not there are zeros, but in gates.
+///
+/// Columns are `[lanes, CHUNK]`, so that the steps of a lane follow one another; keys are `[CHUNK, lanes]`.
 pub(super) struct Stage<'s> {
-    /// Floats of a row of keys.
+    /// Lanes of keys.
     pub(super) keys: usize,
-    /// Floats of a row of columns.
-    pub(super) width: usize,
-    /// `[steps, keys]`.
-    pub(super) q: &'s mut [f32],
-    /// `[steps, keys]`.
-    pub(super) k: &'s mut [f32],
-    /// `[steps, keys]`: gates that are one for all columns.
-    pub(super) even: &'s mut [f32],
-    /// What is written, `[steps, width]`.
-    pub(super) u: &'s mut [f32],
-    /// `[steps, width]`: gates along the columns, or the step sizes of a factored decay.
-    pub(super) along: &'s mut [f32],
-    /// `[steps, width]`: the input gate, where it is not that of the decay.
-    pub(super) input: &'s mut [f32],
+    pub(super) q: &'s mut [Floats],
+    pub(super) k: &'s mut [Floats],
+    /// Gates that are one for all columns.
+    pub(super) even: &'s mut [Floats],
+    /// What is written.
+    pub(super) u: &'s mut [Floats],
+    /// Gates along the columns, or the step sizes of a factored decay.
+    pub(super) along: &'s mut [Floats],
+    /// The input gate, where it is not that of the decay.
+    pub(super) input: &'s mut [Floats],
 }
 
 impl<'s> Stage<'s> {
-    /// Floats of a stage.
+    /// Lanes of a stage.
     pub(super) fn len(keys: usize, block: Block) -> usize {
-        3 * CHUNK * (keys.next_multiple_of(LANES) + block.padded())
+        3 * CHUNK * (keys.div_ceil(LANES) + block.lanes())
     }
 
     /// A stage in this memory, whose floats are arbitrary.
-    pub(super) fn new(memory: &'s mut [f32], keys: usize, block: Block) -> Self {
-        let (keys, width) = (keys.next_multiple_of(LANES), block.padded());
+    pub(super) fn new(memory: &'s mut [Floats], keys: usize, block: Block) -> Self {
+        let keys = keys.div_ceil(LANES);
         let (rows, columns) = memory.split_at_mut(3 * CHUNK * keys);
         let (q, rows) = rows.split_at_mut(CHUNK * keys);
         let (k, even) = rows.split_at_mut(CHUNK * keys);
-        let (u, columns) = columns.split_at_mut(CHUNK * width);
-        let (along, input) = columns.split_at_mut(CHUNK * width);
-        Self { keys, width, q, k, even, u, along, input }
+        let (u, columns) = columns.split_at_mut(CHUNK * block.lanes());
+        let (along, input) = columns.split_at_mut(CHUNK * block.lanes());
+        Self { keys, q, k, even, u, along, input }
     }
 
     /// Gathers the steps that visit the tokens `index`, of a block of `core`.
-    #[inline(always)]
-    pub(super) fn gather<A: Arithmetic>(&mut self, core: &Core<'_>, block: Block, index: &[u32]) {
-        self.gather_keys::<A>(core, block, index);
-        self.gather_gates::<A>(core, block, index);
-        let r = core.r;
-        let values = (block.head * r.values + block.first, block.width);
-        let u = &mut self.u[..index.len() * self.width];
-        if core.written == Written::Ones {
-            return u.fill(1.0);
-        }
-        gather::<A>(r.v, core, block, index, values, u);
-        let factors = match r.input {
-            Input::None => return,
-            Input::OfDecay => &self.along[..u.len()],
-            Input::Channel(delta) => {
-                let input = &mut self.input[..u.len()];
-                before_softplus::<A>(delta, core, block, index, values, input);
-                softplus_each::<A>(input);
-                &*input
-            }
-            Input::Head(delta) => {
-                let input = &mut self.input[..u.len()];
-                before_softplus::<A>(delta, core, block, index, (block.head, 1), input);
-                for input in input.chunks_exact_mut(self.width) {
-                    input.fill(math::softplus::<A>(input[0]));
-                }
-                &*input
-            }
-        };
-        for (u, factor) in u.iter_mut().zip(factors) {
-            *u *= factor;
-        }
+    pub(super) fn gather(&mut self, isa: Isa, core: &Core<'_>, block: Block, index: &[u32]) {
+        isa.run(Gather { stage: self, core, block, index, what: What::All });
     }
 
     /// The part of [`gather`](Self::gather) that all columns of a head share.
+    pub(super) fn gather_keys(&mut self, isa: Isa, core: &Core<'_>, block: Block, index: &[u32]) {
+        isa.run(Gather { stage: self, core, block, index, what: What::Keys });
+    }
+}
+
+enum What {
+    All,
+    Keys,
+}
+
+struct Gather<'g, 's> {
+    stage: &'g mut Stage<'s>,
+    core: &'g Core<'g>,
+    block: Block,
+    index: &'g [u32],
+    what: What,
+}
+
+impl Kernel for Gather<'_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    pub(super) fn gather_keys<A: Arithmetic>(&mut self, core: &Core<'_>, block: Block, index: &[u32]) {
-        let (r, rows) = (core.r, index.len() * self.keys);
+    fn run<A: Arithmetic>(mut self) {
+        self.keys::<A>();
+        if let What::All = self.what {
+            self.gates::<A>();
+            self.written::<A>();
+        }
+    }
+}
+
+impl Gather<'_, '_> {
+    #[inline(always)]
+    fn keys<A: Arithmetic>(&mut self) {
+        let Self { stage, core, block, .. } = self;
+        let (r, steps) = (core.r, self.index.len());
+        let of = Steps { core, block: *block, index: self.index };
+        let rows = Layout::Steps { lanes: stage.keys };
         let keys = (block.head * r.keys, r.keys);
-        gather::<A>(r.q, core, block, index, keys, &mut self.q[..rows]);
-        gather::<A>(r.k, core, block, index, keys, &mut self.k[..rows]);
-        let even = &mut self.even[..rows];
+        of.gather::<A>(r.q, keys, rows, stage.q);
+        of.gather::<A>(r.k, keys, rows, stage.k);
+        let even = &mut stage.even[..steps * stage.keys];
         match core.decay {
-            Decay::None => even.fill(1.0),
-            Decay::Constant(gates) => even.fill(gates[block.head]),
+            Decay::None => even.fill([1.0; LANES]),
+            Decay::Constant(gates) => even.fill([gates[block.head]; LANES]),
             Decay::Scalar(log) => {
-                gather::<A>(log, core, block, index, (block.head, 1), even);
-                for even in even.chunks_exact_mut(self.keys) {
-                    even.fill(math::exp::<A>(even[0]));
+                of.gather::<A>(log, (block.head, 1), rows, even);
+                for even in even.chunks_exact_mut(stage.keys) {
+                    even.fill([math::exp::<A>(even[0][0]); LANES]);
                 }
             }
             Decay::Keys(log) => {
-                gather::<A>(log, core, block, index, keys, even);
-                exp_each::<A>(even);
+                of.gather::<A>(log, keys, rows, even);
+                exp_each::<A>(even.as_flattened_mut());
             }
             Decay::Values(_) | Decay::Factored { .. } => {}
         }
     }
 
     #[inline(always)]
-    fn gather_gates<A: Arithmetic>(&mut self, core: &Core<'_>, block: Block, index: &[u32]) {
-        let values = (block.head * core.r.values + block.first, block.width);
-        let along = &mut self.along[..index.len() * self.width];
-        match core.decay {
+    fn gates<A: Arithmetic>(&mut self) {
+        let of = Steps { core: self.core, block: self.block, index: self.index };
+        let along = &mut *self.stage.along;
+        match self.core.decay {
             Decay::Values(log) => {
-                gather::<A>(log, core, block, index, values, along);
-                exp_each::<A>(along);
+                of.gather::<A>(log, of.columns(), Layout::Columns, along);
+                for along in along.chunks_exact_mut(CHUNK) {
+                    exp_each::<A>(along[..self.index.len()].as_flattened_mut());
+                }
             }
-            Decay::Factored { delta, .. } => {
-                before_softplus::<A>(delta, core, block, index, values, along);
-                softplus_each::<A>(along);
-            }
+            Decay::Factored { delta, .. } => of.step_sizes::<A>(delta, along),
             _ => {}
         }
     }
-}
 
-/// Copies channels of the tokens `index` to the rows of `to`, whose floats after the `count` channels become zero, as do those
-/// of steps that visit no token.
-#[inline(always)]
-pub(super) fn gather<A: Arithmetic>(
-    map: Rows<'_>,
-    core: &Core<'_>,
-    block: Block,
-    index: &[u32],
-    (first, count): (usize, usize),
-    to: &mut [f32],
-) {
-    let lanes = count.div_ceil(LANES);
-    let width = to.len() / index.len().max(1);
-    for (&token, to) in index.iter().zip(to.chunks_exact_mut(width)) {
-        let from = match token {
-            PAD => &[],
-            token => {
-                let row = block.image * core.r.tokens + token as usize;
-                &map.values[row * map.stride + map.first + first..][..count]
+    #[inline(always)]
+    fn written<A: Arithmetic>(&mut self) {
+        let of = Steps { core: self.core, block: self.block, index: self.index };
+        let stage = &mut *self.stage;
+        if self.core.written == Written::Ones {
+            return stage.u.fill([1.0; LANES]);
+        }
+        of.gather::<A>(self.core.r.v, of.columns(), Layout::Columns, stage.u);
+        let factors = match self.core.r.input {
+            Input::None => return,
+            Input::OfDecay => &*stage.along,
+            Input::Channel(delta) => {
+                of.step_sizes::<A>(delta, stage.input);
+                &*stage.input
+            }
+            Input::Head(delta) => {
+                of.before_softplus::<A>(delta, (self.block.head, 1), stage.input);
+                for t in 0..self.index.len() {
+                    let size = math::softplus::<A>(stage.input[t][0]);
+                    for input in stage.input[t..].iter_mut().step_by(CHUNK) {
+                        *input = [size; LANES];
+                    }
+                }
+                &*stage.input
             }
         };
-        for (lane, to) in to.as_chunks_mut().0.iter_mut().take(lanes).enumerate() {
-            A::store(A::load_part(from.get(lane * LANES..).unwrap_or(&[])), to);
+        for (u, factors) in stage.u.chunks_exact_mut(CHUNK).zip(factors.chunks_exact(CHUNK)) {
+            for (u, factor) in u[..self.index.len()].iter_mut().zip(factors) {
+                A::store(A::mul(A::load(u), A::load(factor)), u);
+            }
         }
     }
 }
 
-/// raw + bias of the channels of tokens, as [`gather`] has them; raw is zero where a step visits no token.
-#[inline(always)]
-pub(super) fn before_softplus<A: Arithmetic>(
-    delta: Delta<'_>,
-    core: &Core<'_>,
-    block: Block,
-    index: &[u32],
-    (first, count): (usize, usize),
-    to: &mut [f32],
-) {
-    gather::<A>(delta.raw, core, block, index, (first, count), to);
-    let Some(bias) = delta.bias else { return };
-    let (bias, width) = (&bias[first..][..count], to.len() / index.len().max(1));
-    for (lane, bias) in bias.chunks(LANES).enumerate() {
-        let bias = A::load_part(bias);
-        for to in to.chunks_exact_mut(width) {
-            let to = &mut to.as_chunks_mut().0[lane];
-            A::store(A::add(A::load(to), bias), to);
+/// Where lanes of the channels of some steps stand.
+#[derive(Clone, Copy)]
+pub(super) enum Layout {
+    /// `[steps, lanes]`
+    Steps { lanes: usize },
+    /// `[lanes, CHUNK]`
+    Columns,
+}
+
+/// Steps of a block that visit the tokens `index`.
+#[derive(Clone, Copy)]
+pub(super) struct Steps<'a> {
+    pub(super) core: &'a Core<'a>,
+    pub(super) block: Block,
+    pub(super) index: &'a [u32],
+}
+
+impl Steps<'_> {
+    /// The first of the block's columns among all channels, and how many.
+    #[inline(always)]
+    pub(super) fn columns(self) -> (usize, usize) {
+        (self.block.head * self.core.r.values + self.block.first, self.block.width)
+    }
+
+    /// Copies channels of the tokens to lanes of `to`, whose floats after the `count` channels become zero, as do those of steps
+    /// that visit no token.
+    #[inline(always)]
+    pub(super) fn gather<A: Arithmetic>(
+        self,
+        map: Rows<'_>,
+        (first, count): (usize, usize),
+        layout: Layout,
+        to: &mut [Floats],
+    ) {
+        let (step, lane) = match layout {
+            Layout::Steps { lanes } => (lanes, 1),
+            Layout::Columns => (1, CHUNK),
+        };
+        for (t, &token) in self.index.iter().enumerate() {
+            let from = match token {
+                PAD => &[],
+                token => {
+                    let row = self.block.image * self.core.r.tokens + token as usize;
+                    &map.values[row * map.stride + map.first + first..][..count]
+                }
+            };
+            let (whole, rest) = from.as_chunks();
+            let mut at = t * step;
+            for from in whole {
+                A::store(A::load(from), &mut to[at]);
+                at += lane;
+            }
+            if !rest.is_empty() {
+                A::store(A::load_part(rest), &mut to[at]);
+            }
+            if from.is_empty() {
+                for to in to[at..].iter_mut().step_by(lane).take(count.div_ceil(LANES)) {
+                    *to = [0.0; LANES];
+                }
+            }
+        }
+    }
+
+    /// raw + bias of channels, as [`gather`](Self::gather) has columns; raw is zero where a step visits no token.
+    #[inline(always)]
+    pub(super) fn before_softplus<A: Arithmetic>(
+        self,
+        delta: Delta<'_>,
+        (first, count): (usize, usize),
+        to: &mut [Floats],
+    ) {
+        self.gather::<A>(delta.raw, (first, count), Layout::Columns, to);
+        let Some(bias) = delta.bias else { return };
+        for (bias, to) in bias[first..][..count].chunks(LANES).zip(to.chunks_exact_mut(CHUNK)) {
+            let bias = A::load_part(bias);
+            for to in &mut to[..self.index.len()] {
+                A::store(A::add(A::load(to), bias), to);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn step_sizes<A: Arithmetic>(self, delta: Delta<'_>, to: &mut [Floats]) {
+        self.before_softplus::<A>(delta, self.columns(), to);
+        for to in to.chunks_exact_mut(CHUNK) {
+            for x in to[..self.index.len()].as_flattened_mut() {
+                *x = math::softplus::<A>(*x);
+            }
         }
     }
 }
@@ -178,12 +259,5 @@ pub(super) fn before_softplus<A: Arithmetic>(
 fn exp_each<A: Arithmetic>(x: &mut [f32]) {
     for x in x {
         *x = math::exp::<A>(*x);
-    }
-}
-
-#[inline(always)]
-fn softplus_each<A: Arithmetic>(x: &mut [f32]) {
-    for x in x {
-        *x = math::softplus::<A>(*x);
     }
 }

@@ -1,99 +1,201 @@
 //! Some steps of the state, lane by lane: sixteen columns of a few keys stay in registers from the first step to the last.
 
+use std::marker::PhantomData;
+
 use super::{
     Decay,
-    block::{Block, Core},
-    stage::Stage,
+    block::{Block, CHUNK, Core},
+    stage::{Floats, Stage},
 };
 use crate::{
     arithmetic::{Arithmetic, LANES},
-    isa::Level,
+    isa::{Isa, Kernel},
     math,
 };
 
-/// Keys whose states are in registers together, for [`Level`]s of sixteen registers and of more.
-pub(super) const KEYS: [usize; 2] = [2, 4];
+/// Keys whose states are in registers together.
+const KEYS: usize = 2;
 
-/// The first steps of a stage.
-#[derive(Clone, Copy)]
-pub(super) struct Gathered<'a, 's> {
-    pub(super) core: &'a Core<'a>,
-    pub(super) block: Block,
-    pub(super) stage: &'a Stage<'s>,
-    pub(super) steps: usize,
-}
-
-/// Takes the steps: the state `s`, `[keys, width]`, becomes that after them, and what is read goes to `o`, `[steps, width]`.
-#[inline(always)]
-pub(super) fn advance<A: Arithmetic>(gathered: Gathered<'_, '_>, s: &mut [f32], o: &mut [f32]) {
-    match gathered.core.decay {
-        Decay::Values(_) => lanes::<A, Along>(gathered, s, o),
-        Decay::Factored { .. } => lanes::<A, Power>(gathered, s, o),
-        _ => lanes::<A, Even>(gathered, s, o),
-    }
-}
-
-#[inline(always)]
-fn lanes<A: Arithmetic, G: Gate>(gathered: Gathered<'_, '_>, s: &mut [f32], o: &mut [f32]) {
-    let keys = gathered.core.r.keys;
-    for lane in (0..gathered.stage.width).step_by(LANES) {
-        let mut key = 0;
-        if A::LEVEL == Level::Avx512 {
-            while key + KEYS[1] <= keys {
-                group::<A, G, { KEYS[1] }>(gathered, (key, lane), s, o);
-                key += KEYS[1];
-            }
-        }
-        while key + KEYS[0] <= keys {
-            group::<A, G, { KEYS[0] }>(gathered, (key, lane), s, o);
-            key += KEYS[0];
-        }
-        while key < keys {
-            group::<A, G, 1>(gathered, (key, lane), s, o);
-            key += 1;
-        }
-    }
-}
-
-/// Takes the steps for `K` keys from `key` on and the sixteen columns from `lane` on.
-#[inline(always)]
-fn group<A: Arithmetic, G: Gate, const K: usize>(
-    Gathered { core, block, stage, steps }: Gathered<'_, '_>,
-    (key, lane): (usize, usize),
-    s: &mut [f32],
-    o: &mut [f32],
+/// Takes the first `steps` steps of a stage: the state `s`, `[lanes, keys]`, becomes that after them, and what is read goes to
+/// `o`, `[lanes, CHUNK]`.
+pub(super) fn advance(
+    isa: Isa,
+    (core, block): (&Core<'_>, Block),
+    stage: &Stage<'_>,
+    steps: usize,
+    s: &mut [Floats],
+    o: &mut [Floats],
 ) {
-    let width = stage.width;
-    let (mut state, mut rates) = ([A::splat(0.0); K], [A::splat(0.0); K]);
-    for j in 0..K {
-        state[j] = A::load(at(s, (key + j) * width + lane));
-        rates[j] = G::rates::<A>(core, block, key + j, lane);
+    for lane in 0..block.lanes() {
+        let of = Lane::of((core, block), stage, lane, steps);
+        let (s, o) = (&mut s[lane * core.r.keys..][..core.r.keys], &mut o[lane * CHUNK..][..steps]);
+        match of.bonus {
+            None => lane_of::<After>(isa, core.decay, of, s, o),
+            Some(_) => lane_of::<Before>(isa, core.decay, of, s, o),
+        }
     }
-    for t in 0..steps {
-        let u = A::load(at(stage.u, t * width + lane));
-        let q: &[f32; K] = at(stage.q, t * stage.keys + key);
-        let k: &[f32; K] = at(stage.k, t * stage.keys + key);
-        let o = at_mut(o, t * width + lane);
-        let mut read = if key == 0 { A::splat(0.0) } else { A::load(o) };
+}
+
+fn lane_of<R: Read>(isa: Isa, decay: Decay<'_>, of: Lane<'_>, s: &mut [Floats], o: &mut [Floats]) {
+    o.fill([0.0; LANES]);
+    match decay {
+        Decay::Values(_) => isa.run(Advance::<Along, R> { of, s, o, kinds: PhantomData }),
+        Decay::Factored { .. } => isa.run(Advance::<Power, R> { of, s, o, kinds: PhantomData }),
+        _ => isa.run(Advance::<Even, R> { of, s, o, kinds: PhantomData }),
+    }
+}
+
+/// Operands of the steps of a lane.
+#[derive(Clone, Copy)]
+pub(super) struct Lane<'a> {
+    /// `[steps, lanes of keys]`, as are `k` and `even`.
+    pub(super) q: &'a [Floats],
+    pub(super) k: &'a [Floats],
+    pub(super) even: &'a [Floats],
+    /// Lanes of keys.
+    pub(super) keys: usize,
+    /// `[steps]`
+    pub(super) u: &'a [Floats],
+    /// `[steps]`
+    pub(super) along: &'a [Floats],
+    /// `[keys]`, of a factored decay.
+    pub(super) rates: &'a [Floats],
+    /// `[keys]`
+    pub(super) bonus: Option<&'a [f32]>,
+}
+
+impl<'a> Lane<'a> {
+    pub(super) fn of((core, block): (&'a Core<'_>, Block), stage: &'a Stage<'_>, lane: usize, steps: usize) -> Self {
+        let (rows, columns) = (steps * stage.keys, lane * CHUNK..lane * CHUNK + steps);
+        Self {
+            q: &stage.q[..rows],
+            k: &stage.k[..rows],
+            even: &stage.even[..rows],
+            keys: stage.keys,
+            u: &stage.u[columns.clone()],
+            along: &stage.along[columns],
+            rates: core.rates(block, lane),
+            bonus: core.r.bonus.map(|bonus| &bonus[block.head * core.r.keys..][..core.r.keys]),
+        }
+    }
+}
+
+impl Lane<'_> {
+    /// The same, with lengths that the compiler knows.
+    #[inline(always)]
+    pub(super) fn of_steps(self, steps: usize) -> Self {
+        Self { u: &self.u[..steps], along: &self.along[..steps], ..self }
+    }
+}
+
+impl<'a> Lane<'a> {
+    /// The lanes of a key, step by step.
+    #[inline(always)]
+    pub(super) fn rows(self, key: usize) -> impl DoubleEndedIterator<Item = Row<'a>> + ExactSizeIterator {
+        let [q, k, even] = [self.q, self.k, self.even].map(|of| of.chunks_exact(self.keys));
+        let lane = key / LANES;
+        q.zip(k).zip(even).map(move |((q, k), even)| Row { q: &q[lane], k: &k[lane], even: &even[lane] })
+    }
+}
+
+struct Advance<'a, G, R> {
+    of: Lane<'a>,
+    /// `[keys]`
+    s: &'a mut [Floats],
+    /// `[steps]`, to which is added.
+    o: &'a mut [Floats],
+    kinds: PhantomData<(G, R)>,
+}
+
+impl<G: Gate, R: Read> Kernel for Advance<'_, G, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(mut self) {
+        let keys = self.s.len();
+        for key in (0..keys - keys % KEYS).step_by(KEYS) {
+            self.keys::<A, KEYS>(key);
+        }
+        for key in keys - keys % KEYS..keys {
+            self.keys::<A, 1>(key);
+        }
+    }
+}
+
+impl<G: Gate, R: Read> Advance<'_, G, R> {
+    /// Takes the steps for `K` keys from `key` on.
+    #[inline(always)]
+    fn keys<A: Arithmetic, const K: usize>(&mut self, key: usize) {
+        let of = self.of.of_steps(self.o.len());
+        let (mut state, mut rates) = ([A::splat(0.0); K], [A::splat(0.0); K]);
         for j in 0..K {
-            let gate = G::at::<A>(stage, (t, key + j, lane), rates[j]);
-            let written = A::mul(A::splat(k[j]), u);
-            match core.r.bonus {
-                None => {
-                    state[j] = A::mul_add_each(gate, state[j], written);
-                    read = A::mul_add_each(A::splat(q[j]), state[j], read);
-                }
-                Some(bonus) => {
-                    let bonus = A::splat(bonus[block.head * core.r.keys + key + j]);
-                    read = A::mul_add_each(A::splat(q[j]), A::mul_add_each(bonus, written, state[j]), read);
-                    state[j] = A::mul_add_each(gate, state[j], written);
+            state[j] = A::load(&self.s[key + j]);
+            rates[j] = G::rates::<A>(of, key + j);
+        }
+        for ((t, o), row) in self.o.iter_mut().enumerate().zip(of.rows(key)) {
+            let u = A::load(&of.u[t]);
+            let mut read = A::load(o);
+            for j in 0..K {
+                let gate = G::at::<A>(of, t, row.float(row.even, key + j), rates[j]);
+                let written = A::mul(A::splat(row.float(row.k, key + j)), u);
+                let q = A::splat(row.float(row.q, key + j));
+                match R::bonus(of, key + j) {
+                    None => {
+                        state[j] = A::mul_add_each(gate, state[j], written);
+                        read = A::mul_add_each(q, state[j], read);
+                    }
+                    Some(bonus) => {
+                        read = A::mul_add_each(q, A::mul_add_each(A::splat(bonus), written, state[j]), read);
+                        state[j] = A::mul_add_each(gate, state[j], written);
+                    }
                 }
             }
+            A::store(read, o);
         }
-        A::store(read, o);
+        for j in 0..K {
+            A::store(state[j], &mut self.s[key + j]);
+        }
     }
-    for j in 0..K {
-        A::store(state[j], at_mut(s, (key + j) * width + lane));
+}
+
+/// A step's lanes of some keys.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub(super) q: &'a Floats,
+    pub(super) k: &'a Floats,
+    pub(super) even: &'a Floats,
+}
+
+impl Row<'_> {
+    /// That of a key.
+    #[inline(always)]
+    pub(super) fn float(self, of: &Floats, key: usize) -> f32 {
+        of[key % LANES]
+    }
+}
+
+/// When the state is read.
+pub(super) trait Read {
+    /// The weight of what is written at the same step, if the read is before it.
+    fn bonus(of: Lane<'_>, key: usize) -> Option<f32>;
+}
+
+/// After the write.
+pub(super) struct After;
+/// Before it.
+pub(super) struct Before;
+
+impl Read for After {
+    #[inline(always)]
+    fn bonus(_: Lane<'_>, _: usize) -> Option<f32> {
+        None
+    }
+}
+
+impl Read for Before {
+    #[inline(always)]
+    fn bonus(of: Lane<'_>, key: usize) -> Option<f32> {
+        of.bonus.map(|bonus| bonus[key])
     }
 }
 
@@ -114,12 +216,12 @@ pub(super) trait Gate {
 
     /// What the gates of a key need of its rates.
     #[inline(always)]
-    fn rates<A: Arithmetic>(_: &Core<'_>, _: Block, _key: usize, _lane: usize) -> A::Register {
+    fn rates<A: Arithmetic>(_: Lane<'_>, _key: usize) -> A::Register {
         A::splat(0.0)
     }
 
-    /// The gate of a step, a key and the columns from a lane on.
-    fn at<A: Arithmetic>(stage: &Stage<'_>, at: (usize, usize, usize), rates: A::Register) -> A::Register;
+    /// The gate of a step and of a key whose even gate and rates are these.
+    fn at<A: Arithmetic>(of: Lane<'_>, t: usize, even: f32, rates: A::Register) -> A::Register;
 }
 
 /// One for all columns.
@@ -133,8 +235,8 @@ impl Gate for Even {
     const LEARNED: Learned = Learned::Keys;
 
     #[inline(always)]
-    fn at<A: Arithmetic>(stage: &Stage<'_>, (t, key, _): (usize, usize, usize), _: A::Register) -> A::Register {
-        A::splat(stage.even[t * stage.keys + key])
+    fn at<A: Arithmetic>(_: Lane<'_>, _: usize, even: f32, _: A::Register) -> A::Register {
+        A::splat(even)
     }
 }
 
@@ -142,8 +244,8 @@ impl Gate for Along {
     const LEARNED: Learned = Learned::Columns;
 
     #[inline(always)]
-    fn at<A: Arithmetic>(stage: &Stage<'_>, (t, _, lane): (usize, usize, usize), _: A::Register) -> A::Register {
-        A::load(at(stage.along, t * stage.width + lane))
+    fn at<A: Arithmetic>(of: Lane<'_>, t: usize, _: f32, _: A::Register) -> A::Register {
+        A::load(&of.along[t])
     }
 }
 
@@ -151,30 +253,12 @@ impl Gate for Power {
     const LEARNED: Learned = Learned::StepSizes;
 
     #[inline(always)]
-    fn rates<A: Arithmetic>(core: &Core<'_>, block: Block, key: usize, lane: usize) -> A::Register {
-        A::load(at(core.rates(block, key), lane))
+    fn rates<A: Arithmetic>(of: Lane<'_>, key: usize) -> A::Register {
+        A::load(&of.rates[key])
     }
 
     #[inline(always)]
-    fn at<A: Arithmetic>(stage: &Stage<'_>, (t, _, lane): (usize, usize, usize), rates: A::Register) -> A::Register {
-        math::exp2_decay::<A>(A::mul(A::load(at(stage.along, t * stage.width + lane)), rates))
-    }
-}
-
-/// The `N` floats from `first` on.
-#[inline(always)]
-pub(super) fn at<const N: usize>(x: &[f32], first: usize) -> &[f32; N] {
-    match x[first..].first_chunk() {
-        Some(x) => x,
-        None => panic!("recurrence: {N} floats from {first} on"),
-    }
-}
-
-/// The same, for writing.
-#[inline(always)]
-pub(super) fn at_mut<const N: usize>(x: &mut [f32], first: usize) -> &mut [f32; N] {
-    match x[first..].first_chunk_mut() {
-        Some(x) => x,
-        None => panic!("recurrence: {N} floats from {first} on"),
+    fn at<A: Arithmetic>(of: Lane<'_>, t: usize, _: f32, rates: A::Register) -> A::Register {
+        math::exp2_decay::<A>(A::mul(A::load(&of.along[t]), rates))
     }
 }

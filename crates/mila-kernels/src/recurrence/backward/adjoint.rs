@@ -8,13 +8,13 @@ use crate::{
     lane,
     recurrence::{
         Rows, Walk,
-        all_tokens::{add_weighted, chunk, state},
+        all_tokens::{add_products, chunk, read, state},
         block::{Before, Block, CHUNK, Core},
         normaliser::Normalisers,
-        stage::{Stage, gather},
-        update::{Gathered, advance},
+        stage::{Floats, Stage},
+        update::advance,
     },
-    reduce, scratch,
+    scratch,
 };
 
 /// The adjoint of a pass over a block.
@@ -38,115 +38,56 @@ pub(super) struct Adjoint<'a, 's> {
     pub(super) parameters: OfBlock<'s>,
 }
 
-/// Memory of an adjoint: arbitrary floats. Rows of columns are whole lanes.
+/// Memory of an adjoint: arbitrary floats. Columns are `[lanes, CHUNK]`, states `[lanes, keys]`.
 pub(super) struct Memory<'m> {
     pub(super) stage: Stage<'m>,
-    /// The cotangent of what is read, `[steps, width]`.
-    pub(super) o: &'m mut [f32],
-    /// Of what is written, `[steps, width]`; on the way forth, what is read.
-    pub(super) du: &'m mut [f32],
-    /// Of gates along the columns, or of the step sizes of a factored decay, `[steps, width]`.
-    pub(super) dalong: &'m mut [f32],
-    /// `[shared, steps]`
-    pub(super) sums: &'m mut [f32],
-    /// S̄ of the step after, with its gate, `[keys, width]`.
-    pub(super) later: &'m mut [f32],
-    /// The state as it is walked through, `[keys, width]`.
-    pub(super) s: &'m mut [f32],
+    /// The cotangent of what is read.
+    pub(super) o: &'m mut [Floats],
+    /// Of what is written; on the way forth, what is read.
+    pub(super) du: &'m mut [Floats],
+    /// Of gates along the columns, or of the step sizes of a factored decay.
+    pub(super) dalong: &'m mut [Floats],
+    /// `[shared, CHUNK]`
+    pub(super) sums: &'m mut [Floats],
+    /// S̄ of the step after, with its gate.
+    pub(super) later: &'m mut [Floats],
+    /// The state as it is walked through.
+    pub(super) s: &'m mut [Floats],
     /// What a few keys need of the steps of a run.
-    pub(super) tape: back::Tape<'m>,
-    /// The state before every run that carries it on, `[runs, keys, width]`.
-    kept: &'m mut [f32],
+    pub(super) tape: &'m mut [Floats],
+    /// The state before every run that carries it on.
+    kept: &'m mut [Floats],
 }
 
 impl Adjoint<'_, '_> {
-    pub(super) fn run(self) {
-        let (keys, width) = (self.core.r.keys, self.block.padded());
+    pub(super) fn run(mut self) {
+        let (keys, block) = (self.core.r.keys, self.block);
         let kept = self.core.runs.iter().filter(|run| run.state == Before::Carried).count();
-        let state = keys * width;
-        let lengths = [
-            Stage::len(keys, self.block),
-            CHUNK * width,
-            CHUNK * width,
-            CHUNK * width,
-            // The last keys are read by the lane.
-            CHUNK * (self.shared.width() + LANES),
-            state,
-            state,
-            back::Tape::LEN,
-            kept * state,
-        ];
-        scratch::lanes(lengths.iter().sum::<usize>() / LANES, |memory| {
-            let mut rest = lane::floats_mut(memory);
+        let (columns, state) = (CHUNK * block.lanes(), keys * block.lanes());
+        // The last lane of shared sums may reach beyond them.
+        let sums = (self.shared.width() + LANES) * (CHUNK / LANES);
+        let lengths =
+            [Stage::len(keys, block), columns, columns, columns, sums, state, state, back::TAPE, kept * state];
+        scratch::lanes(lengths.iter().sum(), |memory| {
+            let mut rest = lane::floats_mut(memory).as_chunks_mut().0;
             let [stage, o, du, dalong, sums, later, s, tape, kept] = lengths.map(|len| {
                 let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
                 rest = after;
                 part
             });
-            let (stage, tape) = (Stage::new(stage, keys, self.block), back::Tape::new(tape));
-            let memory = Memory { stage, o, du, dalong, sums, later, s, tape, kept };
+            let stage = Stage::new(stage, keys, block);
+            let mut memory = Memory { stage, o, du, dalong, sums, later, s, tape, kept };
             match self.core.r.walk {
-                Walk::Steps { .. } => self.isa.run(Back { adjoint: self, memory }),
-                Walk::All { share } => self.isa.run(BackThroughAll { adjoint: self, memory, share }),
+                Walk::Steps { .. } => self.step_by_step(&mut memory),
+                Walk::All { share } => self.through_all(&mut memory, share),
             }
         });
     }
 
-    /// Adds the block's part of the states' cotangent to `later`.
-    #[inline(always)]
-    fn add_dstates(&self, later: &mut [f32]) {
-        let r = self.core.r;
-        let stride = r.values + r.sums();
-        for (key, later) in later.chunks_exact_mut(self.block.padded()).enumerate() {
-            let first = self.core.state_row(self.block, key) * stride + self.core.columns.start + self.block.first;
-            for (later, d) in later[..self.block.width].iter_mut().zip(&self.dstates[first..]) {
-                *later += d;
-            }
-        }
-    }
-
-    /// Moves `later` to the start's gradient.
-    #[inline(always)]
-    fn flush_start(&self, later: &mut [f32]) {
-        if let Some(start) = self.start {
-            for (key, later) in later.chunks_exact(self.block.padded()).enumerate() {
-                let start = self.core.state_part(self.block, key, start);
-                for (start, later) in start.iter_mut().zip(later) {
-                    *start += later;
-                }
-            }
-        }
-        later.fill(0.0);
-    }
-
-    /// Gathers the cotangents of what is read at some steps, `[steps, width]`: those of the outputs over the normalisers.
-    #[inline(always)]
-    pub(super) fn gather_outputs<A: Arithmetic>(&self, index: &[u32], o: &mut [f32]) {
-        let (core, block) = (self.core, self.block);
-        let first = block.head * core.values() + block.first;
-        let o = &mut o[..index.len() * block.padded()];
-        gather::<A>(self.outputs, core, block, index, (first, block.width), o);
-        if let Some((normalisers, _)) = self.normalisers {
-            through_normaliser::divide(normalisers, core, block, index, o);
-        }
-    }
-}
-
-/// [`Adjoint`] step by step.
-struct Back<'a, 's, 'm> {
-    adjoint: Adjoint<'a, 's>,
-    memory: Memory<'m>,
-}
-
-impl Kernel for Back<'_, '_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<A: Arithmetic>(self) {
-        let Back { mut adjoint, mut memory } = self;
-        let (core, block) = (adjoint.core, adjoint.block);
+    fn step_by_step(&mut self, memory: &mut Memory<'_>) {
+        let (isa, core, block) = (self.isa, self.core, self.block);
         let Walk::Steps { index, until, .. } = core.r.walk else { return };
-        let state = core.r.keys * block.padded();
+        let state = core.r.keys * block.lanes();
         let mut kept = 0;
         for (i, run) in core.runs.iter().enumerate() {
             match run.state {
@@ -157,21 +98,19 @@ impl Kernel for Back<'_, '_, '_> {
                 }
             }
             let carries = core.runs.get(i + 1).is_some_and(|next| next.state == Before::Carried);
-            if adjoint.normalisers.is_none() && !carries {
+            if self.normalisers.is_none() && !carries {
                 continue;
             }
             let index = &index[run.steps.clone()];
-            memory.stage.gather::<A>(core, block, index);
-            let gathered = Gathered { core, block, stage: &memory.stage, steps: index.len() };
-            advance::<A>(gathered, memory.s, memory.du);
-            adjoint.gather_outputs::<A>(index, memory.o);
-            through_normaliser::add::<A>(&mut adjoint, &mut memory, index);
+            memory.stage.gather(isa, core, block, index);
+            advance(isa, (core, block), &memory.stage, index.len(), memory.s, memory.du);
+            self.through_normaliser(memory, index);
         }
-        memory.later.fill(0.0);
+        memory.later.fill([0.0; LANES]);
         for run in core.runs.iter().rev() {
             let index = &index[run.steps.clone()];
-            memory.stage.gather::<A>(core, block, index);
-            adjoint.gather_outputs::<A>(index, memory.o);
+            memory.stage.gather(isa, core, block, index);
+            self.gather_outputs(index, memory.o);
             match run.state {
                 Before::Start => core.start(block, memory.s),
                 Before::Carried => {
@@ -180,77 +119,118 @@ impl Kernel for Back<'_, '_, '_> {
                 }
             }
             if run.steps.end == until {
-                adjoint.add_dstates(memory.later);
+                self.add_dstates(memory.later);
             }
-            back::run::<A>(&mut adjoint, &mut memory, index.len());
+            back::run(self, memory, index.len());
             if run.state == Before::Start {
-                adjoint.flush_start(memory.later);
+                self.flush_start(memory.later);
             }
-            Chain { adjoint: &mut adjoint, memory: &mut memory }.run::<A>(index);
+            isa.run(Chain { adjoint: self, memory, index });
         }
         if until == 0 {
-            adjoint.add_dstates(memory.later);
-            adjoint.flush_start(memory.later);
+            self.add_dstates(memory.later);
+            self.flush_start(memory.later);
+        }
+    }
+
+    /// Of the recurrence in which every token sees all:
+    /// S̄ += Σ q_tᵀ ō_t, q̄_t = S ō_t, k̄_t = share S̄ u_t, ū_t = share S̄ᵀ k_t.
+    fn through_all(&mut self, memory: &mut Memory<'_>, share: f32) {
+        let (isa, core, block) = (self.isa, self.core, self.block);
+        let (keys, lanes) = (core.r.keys, memory.stage.keys);
+        state(isa, (core, block), share, &mut memory.stage, memory.s);
+        memory.later.fill([0.0; LANES]);
+        self.add_dstates(memory.later);
+        for first in (0..core.r.tokens).step_by(CHUNK) {
+            let (index, count) = chunk(first, core.r.tokens);
+            memory.stage.gather(isa, core, block, &index[..count]);
+            self.gather_outputs(&index[..count], memory.o);
+            let q = (&memory.stage.q[..count * lanes], lanes);
+            add_products(isa, keys, q, memory.o, memory.later);
+            if self.normalisers.is_some() {
+                read(isa, keys, q, memory.s, memory.du);
+                self.through_normaliser(memory, &index[..count]);
+            }
+        }
+        memory.later.as_flattened_mut().iter_mut().for_each(|sbar| *sbar *= share);
+        for first in (0..core.r.tokens).step_by(CHUNK) {
+            let (index, count) = chunk(first, core.r.tokens);
+            memory.stage.gather(isa, core, block, &index[..count]);
+            self.gather_outputs(&index[..count], memory.o);
+            let sums = memory.sums.as_flattened_mut();
+            isa.run(Dots { steps: count, states: memory.s, columns: memory.o, sums });
+            let sums = &mut sums[self.shared.k().start * CHUNK..];
+            isa.run(Dots { steps: count, states: memory.later, columns: memory.stage.u, sums });
+            read(isa, keys, (&memory.stage.k[..count * lanes], lanes), memory.later, memory.du);
+            isa.run(Chain { adjoint: self, memory, index: &index[..count] });
+        }
+    }
+
+    /// Adds the block's part of the states' cotangent to `later`.
+    fn add_dstates(&self, later: &mut [Floats]) {
+        let r = self.core.r;
+        let stride = r.values + r.sums();
+        for key in 0..r.keys {
+            let first = self.core.state_row(self.block, key) * stride + self.core.columns.start + self.block.first;
+            let from = self.dstates[first..][..self.block.width].chunks(LANES);
+            for (later, d) in later.iter_mut().skip(key).step_by(r.keys).zip(from) {
+                later.iter_mut().zip(d).for_each(|(later, d)| *later += d);
+            }
+        }
+    }
+
+    /// Moves `later` to the start's gradient.
+    fn flush_start(&self, later: &mut [Floats]) {
+        if let Some(start) = self.start {
+            for key in 0..self.core.r.keys {
+                let to = self.core.state_part(self.block, key, start).chunks_mut(LANES);
+                for (later, start) in later.iter().skip(key).step_by(self.core.r.keys).zip(to) {
+                    start.iter_mut().zip(later).for_each(|(start, later)| *start += later);
+                }
+            }
+        }
+        later.fill([0.0; LANES]);
+    }
+
+    /// Gathers the cotangents of what is read at some steps: those of the outputs over the normalisers.
+    fn gather_outputs(&self, index: &[u32], o: &mut [Floats]) {
+        self.isa.run(through_normaliser::Gather { adjoint: self, index, o });
+    }
+
+    /// Writes n̄ of some steps, of which `memory.du` was read.
+    fn through_normaliser(&mut self, memory: &mut Memory<'_>, index: &[u32]) {
+        if self.normalisers.is_some() {
+            self.gather_outputs(index, memory.o);
+            self.isa.run(through_normaliser::Normaliser { adjoint: self, index, o: memory.o, read: memory.du });
         }
     }
 }
 
-/// [`Adjoint`] of the recurrence in which every token sees all:
-/// S̄ += Σ q_tᵀ ō_t, q̄_t = S ō_t, k̄_t = share S̄ u_t, ū_t = share S̄ᵀ k_t.
-struct BackThroughAll<'a, 's, 'm> {
-    adjoint: Adjoint<'a, 's>,
-    memory: Memory<'m>,
-    share: f32,
+/// Writes the products of every key's state, `[lanes, keys]`, and the columns of every step, `[lanes, CHUNK]`, to `sums`,
+/// `[keys, CHUNK]`.
+struct Dots<'a> {
+    steps: usize,
+    states: &'a [Floats],
+    columns: &'a [Floats],
+    sums: &'a mut [f32],
 }
 
-impl Kernel for BackThroughAll<'_, '_, '_> {
+impl Kernel for Dots<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        let BackThroughAll { mut adjoint, mut memory, share } = self;
-        let (core, block, shared) = (adjoint.core, adjoint.block, adjoint.shared);
-        let (keys, width, tokens) = (core.r.keys, block.padded(), core.r.tokens);
-        let stride = memory.stage.keys;
-        state::<A>(core, block, share, &mut memory.stage, memory.s);
-        memory.later.fill(0.0);
-        adjoint.add_dstates(memory.later);
-        for first in (0..tokens).step_by(CHUNK) {
-            let (index, count) = chunk(first, tokens);
-            memory.stage.gather::<A>(core, block, &index[..count]);
-            adjoint.gather_outputs::<A>(&index[..count], memory.o);
-            for (n, sbar) in memory.later.chunks_exact_mut(width).enumerate() {
-                add_weighted::<A>((&memory.stage.q[n..], stride), &memory.o[..count * width], sbar);
-            }
-            if adjoint.normalisers.is_some() {
-                for (read, q) in memory.du.chunks_exact_mut(width).zip(memory.stage.q.chunks_exact(stride)).take(count)
-                {
-                    read.fill(0.0);
-                    add_weighted::<A>((&q[..keys], 1), memory.s, read);
+        let lanes = self.columns.len() / CHUNK;
+        let keys = self.states.len() / lanes;
+        for (key, sums) in self.sums.chunks_exact_mut(CHUNK).take(keys).enumerate() {
+            for (t, sum) in sums[..self.steps].iter_mut().enumerate() {
+                let mut products = A::splat(0.0);
+                for lane in 0..lanes {
+                    let (s, x) = (&self.states[lane * keys + key], &self.columns[lane * CHUNK + t]);
+                    products = A::mul_add_each(A::load(s), A::load(x), products);
                 }
-                through_normaliser::add::<A>(&mut adjoint, &mut memory, &index[..count]);
+                *sum = A::sum(products);
             }
-        }
-        for sbar in &mut *memory.later {
-            *sbar *= share;
-        }
-        for first in (0..tokens).step_by(CHUNK) {
-            let (index, count) = chunk(first, tokens);
-            memory.stage.gather::<A>(core, block, &index[..count]);
-            adjoint.gather_outputs::<A>(&index[..count], memory.o);
-            for t in 0..count {
-                let (o, u) = (&memory.o[t * width..][..width], &memory.stage.u[t * width..][..width]);
-                for (n, s) in memory.s.chunks_exact(width).enumerate() {
-                    memory.sums[(shared.q().start + n) * CHUNK + t] = reduce::dot::<A>(s, o);
-                }
-                for (n, sbar) in memory.later.chunks_exact(width).enumerate() {
-                    memory.sums[(shared.k().start + n) * CHUNK + t] = reduce::dot::<A>(sbar, u);
-                }
-                let du = &mut memory.du[t * width..][..width];
-                du.fill(0.0);
-                add_weighted::<A>((&memory.stage.k[t * stride..][..keys], 1), memory.later, du);
-            }
-            Chain { adjoint: &mut adjoint, memory: &mut memory }.run::<A>(&index[..count]);
         }
     }
 }

@@ -5,83 +5,48 @@ use std::ops::Range;
 use super::adjoint::{Adjoint, Memory};
 use crate::{
     arithmetic::{Arithmetic, LANES},
+    isa::Kernel,
     math,
     recurrence::{
-        Decay, Input, PAD, Rows,
+        Decay, Delta, Input, PAD, Rows,
         block::{CHUNK, Written},
-        stage::{before_softplus, gather},
-        update::at,
+        stage::{Floats, Layout, Steps},
     },
-    reduce,
 };
 
-/// The end of a run's adjoint.
+/// The end of a run's adjoint: adds the gradients of the steps that visit `index` to the map and the parameters.
 pub(super) struct Chain<'c, 'a, 's, 'm> {
     pub(super) adjoint: &'c mut Adjoint<'a, 's>,
     pub(super) memory: &'c mut Memory<'m>,
+    pub(super) index: &'c [u32],
 }
 
-impl Chain<'_, '_, '_, '_> {
-    /// Adds the gradients of the steps that visit `index` to the map and the parameters.
+impl Kernel for Chain<'_, '_, '_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    pub(super) fn run<A: Arithmetic>(self, index: &[u32]) {
-        let Chain { adjoint, memory } = self;
-        let (core, block, r) = (adjoint.core, adjoint.block, adjoint.core.r);
-        let (first, len) = (block.head * r.values + block.first, index.len() * block.padded());
-        let columns = (first, block.width);
-        let (du, dalong) = (&mut memory.du[..len], &mut memory.dalong[..len]);
-        if core.written == Written::Values {
-            // Before it is a gradient of anything else, the row of what was written is the values.
-            let (v, input) = (&mut memory.stage.u[..len], &mut memory.stage.input[..len]);
-            gather::<A>(r.v, core, block, index, columns, v);
-            match r.input {
-                Input::None => {}
-                Input::OfDecay => through_product::<A>(v, &memory.stage.along[..len], dalong, du),
-                Input::Channel(_) | Input::Head(_) => {
-                    for ((input, v), du) in input.iter_mut().zip(&*v).zip(&mut *du) {
-                        let gate = std::mem::replace(input, v * *du);
-                        *du *= gate;
-                    }
-                }
-            }
-            match r.input {
-                Input::Head(_) => {
-                    for (t, input) in input.chunks_exact(block.padded()).enumerate() {
-                        memory.sums[adjoint.shared.input().start * CHUNK + t] = reduce::sum::<A>(input);
-                    }
-                }
-                Input::Channel(delta) => {
-                    before_softplus::<A>(delta, core, block, index, columns, v);
-                    through_softplus::<A>(v, input);
-                    add_rows::<A>(input, adjoint.parameters.input_bias);
-                    add_to_map::<A>(adjoint, index, delta.raw.first + first, input);
-                }
-                Input::None | Input::OfDecay => {}
-            }
-            if let Some((d, x)) = r.shortcut {
-                shortcut::<A>(adjoint, index, (d, x), v);
-            }
-            add_to_map::<A>(adjoint, index, r.v.first + first, du);
+    fn run<A: Arithmetic>(mut self) {
+        if self.adjoint.core.written == Written::Values {
+            self.values::<A>();
         }
-        match core.decay {
-            Decay::Values(log) => add_to_map::<A>(adjoint, index, log.first + first, dalong),
+        let first = self.steps().columns().0;
+        match self.adjoint.core.decay {
+            Decay::Values(log) => self.add_to_map::<A>(log.first + first, self.memory.dalong),
             Decay::Factored { delta, .. } => {
-                let x = &mut memory.stage.along[..len];
-                before_softplus::<A>(delta, core, block, index, columns, x);
-                through_softplus::<A>(x, dalong);
-                add_rows::<A>(dalong, adjoint.parameters.decay_bias);
-                add_to_map::<A>(adjoint, index, delta.raw.first + first, dalong);
+                through_softplus::<A>(self.steps(), delta, self.memory.stage.along, self.memory.dalong);
+                add_up::<A>(self.memory.dalong, self.index.len(), self.adjoint.parameters.decay_bias);
+                self.add_to_map::<A>(delta.raw.first + first, self.memory.dalong);
             }
             Decay::None | Decay::Constant(_) | Decay::Scalar(_) | Decay::Keys(_) => {}
         }
-        if adjoint.shared.are_whole() {
-            keys_to_map::<A>(adjoint, index, memory.sums);
+        if self.adjoint.shared.are_whole() {
+            self.keys_to_map::<A>();
         }
-        let parts = adjoint.shared.parts();
+        let (parts, end) = (self.adjoint.shared.parts(), self.adjoint.shared.input().end);
         // A normaliser's part was written on the way forth.
-        let sums = &memory.sums[parts.start * CHUNK..adjoint.shared.input().end * CHUNK];
-        for (t, &token) in index.iter().enumerate().filter(|&(_, &token)| token != PAD) {
-            let partials = &mut adjoint.partials[token as usize * parts.len()..];
+        let sums = &self.memory.sums.as_flattened()[parts.start * CHUNK..end * CHUNK];
+        for (t, &token) in self.index.iter().enumerate().filter(|&(_, &token)| token != PAD) {
+            let partials = &mut self.adjoint.partials[token as usize * parts.len()..];
             for (partial, sums) in partials.iter_mut().zip(sums.chunks_exact(CHUNK)) {
                 *partial = sums[t];
             }
@@ -89,114 +54,169 @@ impl Chain<'_, '_, '_, '_> {
     }
 }
 
-/// Adds the gradients of a head's keys to the map.
-#[inline(always)]
-fn keys_to_map<A: Arithmetic>(adjoint: &Adjoint<'_, '_>, index: &[u32], sums: &[f32]) {
-    let (r, head, shared) = (adjoint.core.r, adjoint.block.head, adjoint.shared);
-    let first_key = head * r.keys;
-    sums_to_map::<A>(adjoint, index, &sums[shared.q().start * CHUNK..], (r.q.first + first_key, r.keys));
-    sums_to_map::<A>(adjoint, index, &sums[shared.k().start * CHUNK..], (r.k.first + first_key, r.keys));
-    let of_gates = &sums[shared.gate().start * CHUNK..];
-    match adjoint.core.decay {
-        Decay::Keys(log) => sums_to_map::<A>(adjoint, index, of_gates, (log.first + first_key, r.keys)),
-        Decay::Scalar(log) => {
-            for (t, &token) in index.iter().enumerate().filter(|&(_, &token)| token != PAD) {
-                let sum = of_gates.chunks_exact(CHUNK).take(r.keys).map(|sums| sums[t]).sum::<f32>();
-                part(adjoint, token, log.first + head..log.first + head + 1)[0] += sum;
+impl<'c, 'a> Chain<'c, 'a, '_, '_> {
+    #[inline(always)]
+    fn steps(&self) -> Steps<'c> {
+        Steps { core: self.adjoint.core, block: self.adjoint.block, index: self.index }
+    }
+
+    /// What comes from values: those, their input gate, and the shortcut.
+    #[inline(always)]
+    fn values<A: Arithmetic>(&mut self) {
+        let (r, of, count) = (self.adjoint.core.r, self.steps(), self.index.len());
+        let (columns, shared) = (of.columns(), self.adjoint.shared);
+        let Memory { stage, du, dalong, sums, .. } = &mut *self.memory;
+        // Before it is a gradient of anything else, the memory of what was written holds the values.
+        of.gather::<A>(r.v, columns, Layout::Columns, stage.u);
+        for lane in 0..self.adjoint.block.lanes() {
+            for at in lane * CHUNK..lane * CHUNK + count {
+                let (v, of_product) = (A::load(&stage.u[at]), A::load(&du[at]));
+                match r.input {
+                    Input::None => {}
+                    Input::OfDecay => {
+                        A::store(A::mul_add_each(v, of_product, A::load(&dalong[at])), &mut dalong[at]);
+                        A::store(A::mul(of_product, A::load(&stage.along[at])), &mut du[at]);
+                    }
+                    Input::Channel(_) | Input::Head(_) => {
+                        A::store(A::mul(of_product, A::load(&stage.input[at])), &mut du[at]);
+                        A::store(A::mul(v, of_product), &mut stage.input[at]);
+                    }
+                }
             }
         }
-        _ => {}
-    }
-}
-
-/// Adds sums, `[count, steps]`, to channels from `first` on of the tokens `index` in the map's gradient.
-#[inline(always)]
-fn sums_to_map<A: Arithmetic>(adjoint: &Adjoint<'_, '_>, index: &[u32], sums: &[f32], (first, count): (usize, usize)) {
-    for lane in (0..count).step_by(LANES) {
-        let channels = first + lane..first + count.min(lane + LANES);
-        for (i, index) in index.chunks(LANES).enumerate() {
-            let mut square = [A::splat(0.0); LANES];
-            for (n, row) in square.iter_mut().enumerate() {
-                *row = A::load(at(sums, (lane + n) * CHUNK + i * LANES));
+        match r.input {
+            Input::Head(_) => {
+                let sums = &mut sums.as_flattened_mut()[shared.input().start * CHUNK..];
+                for (t, sum) in sums[..count].iter_mut().enumerate() {
+                    let mut lanes = A::splat(0.0);
+                    for input in stage.input[t..].iter().step_by(CHUNK) {
+                        lanes = A::add(lanes, A::load(input));
+                    }
+                    *sum = A::sum(lanes);
+                }
             }
-            let mut rows = [[0.0; LANES]; LANES];
-            for (row, register) in rows.iter_mut().zip(A::transpose(square)) {
-                A::store(register, row);
+            Input::Channel(delta) => {
+                through_softplus::<A>(of, delta, stage.u, stage.input);
+                add_up::<A>(stage.input, count, self.adjoint.parameters.input_bias);
+                self.add_to_map::<A>(delta.raw.first + columns.0, self.memory.stage.input);
             }
-            for (row, &token) in rows.iter().zip(index).filter(|&(_, &token)| token != PAD) {
-                let to = part(adjoint, token, channels.clone());
-                A::store_part(A::add(A::load_part(to), A::load(row)), to);
+            Input::None | Input::OfDecay => {}
+        }
+        if let Some((d, x)) = r.shortcut {
+            self.shortcut::<A>(d, x);
+        }
+        self.add_to_map::<A>(r.v.first + columns.0, self.memory.du);
+    }
+
+    /// Adds the gradients of D and of what it is multiplied with.
+    #[inline(always)]
+    fn shortcut<A: Arithmetic>(&mut self, d: &[f32], x: Rows<'_>) {
+        let (core, columns) = (self.adjoint.core, self.steps().columns());
+        let dy = Rows { values: self.adjoint.dy, stride: core.r.channels(), first: 0 };
+        for &token in self.index.iter().filter(|&&token| token != PAD) {
+            let row = self.adjoint.block.image * core.r.tokens + token as usize;
+            let to = self.part(token, x.first + columns.0..x.first + columns.0 + columns.1).chunks_mut(LANES);
+            let of_d = self.adjoint.parameters.d.iter_mut();
+            let rows = row_of(dy, row, columns).chunks(LANES).zip(row_of(x, row, columns).chunks(LANES));
+            for ((((dy, x), d), to), of_d) in rows.zip(d[columns.0..].chunks(LANES)).zip(to).zip(of_d) {
+                let cotangent = A::load_part(dy);
+                A::store(A::mul_add_each(cotangent, A::load_part(x), A::load(of_d)), of_d);
+                A::store_part(A::mul_add_each(cotangent, A::load_part(d), A::load_part(to)), to);
             }
         }
     }
-}
 
-/// Some channels of a token in the map's gradient.
-#[inline(always)]
-fn part<'a>(adjoint: &Adjoint<'a, '_>, token: u32, channels: Range<usize>) -> &'a mut [f32] {
-    let row = adjoint.block.image * adjoint.core.r.tokens + token as usize;
-    // SAFETY: these channels belong to this block's columns, or to the keys of its head if it is all of it, of an operand whose
-    // channels overlap with no other's; a block is one thread's, and its one caller drops a part before it asks for the next.
-    unsafe { adjoint.map.part(row, channels) }
-}
+    /// Adds the gradients of a head's keys to the map.
+    #[inline(always)]
+    fn keys_to_map<A: Arithmetic>(&self) {
+        let (r, head, shared) = (self.adjoint.core.r, self.adjoint.block.head, self.adjoint.shared);
+        let keys = |map: Rows<'_>| map.first + head * r.keys..map.first + (head + 1) * r.keys;
+        let sums = self.memory.sums.as_flattened();
+        self.sums_to_map::<A>(&sums[shared.q().start * CHUNK..], keys(r.q));
+        self.sums_to_map::<A>(&sums[shared.k().start * CHUNK..], keys(r.k));
+        let of_gates = &sums[shared.gate().start * CHUNK..];
+        match self.adjoint.core.decay {
+            Decay::Keys(log) => self.sums_to_map::<A>(of_gates, keys(log)),
+            Decay::Scalar(log) => {
+                for (t, &token) in self.index.iter().enumerate().filter(|&(_, &token)| token != PAD) {
+                    let sum = of_gates.chunks_exact(CHUNK).take(r.keys).map(|sums| sums[t]).sum::<f32>();
+                    self.part(token, log.first + head..log.first + head + 1)[0] += sum;
+                }
+            }
+            _ => {}
+        }
+    }
 
-/// Takes the gradient of a product of values and step sizes to both.
-#[inline(always)]
-fn through_product<A: Arithmetic>(v: &[f32], delta: &[f32], of_delta: &mut [f32], of_product: &mut [f32]) {
-    for (((v, delta), of_delta), of_product) in v.iter().zip(delta).zip(of_delta).zip(of_product) {
-        *of_delta = A::mul_add(*v, *of_product, *of_delta);
-        *of_product *= delta;
+    /// Adds sums, `[channels, CHUNK]`, to channels of the map's gradient.
+    #[inline(always)]
+    fn sums_to_map<A: Arithmetic>(&self, sums: &[f32], channels: Range<usize>) {
+        let sums = sums.as_chunks().0;
+        for (lane, first) in channels.clone().step_by(LANES).enumerate() {
+            let channels = first..channels.end.min(first + LANES);
+            for (i, index) in self.index.chunks(LANES).enumerate() {
+                let mut square = [A::splat(0.0); LANES];
+                for (n, row) in square.iter_mut().enumerate() {
+                    *row = A::load(&sums[(lane * LANES + n) * (CHUNK / LANES) + i]);
+                }
+                let mut rows = [[0.0; LANES]; LANES];
+                for (row, register) in rows.iter_mut().zip(A::transpose(square)) {
+                    A::store(register, row);
+                }
+                for (row, &token) in rows.iter().zip(index).filter(|&(_, &token)| token != PAD) {
+                    let to = self.part(token, channels.clone());
+                    A::store_part(A::add(A::load_part(to), A::load(row)), to);
+                }
+            }
+        }
+    }
+
+    /// Adds columns, `[lanes, CHUNK]`, to channels from `first` on of the map's gradient.
+    #[inline(always)]
+    fn add_to_map<A: Arithmetic>(&self, first: usize, columns: &[Floats]) {
+        for (t, &token) in self.index.iter().enumerate().filter(|&(_, &token)| token != PAD) {
+            let to = self.part(token, first..first + self.adjoint.block.width).chunks_mut(LANES);
+            for (to, column) in to.zip(columns[t..].iter().step_by(CHUNK)) {
+                A::store_part(A::add(A::load_part(to), A::load(column)), to);
+            }
+        }
+    }
+
+    /// Some channels of a token in the map's gradient.
+    #[inline(always)]
+    fn part(&self, token: u32, channels: Range<usize>) -> &'a mut [f32] {
+        let row = self.adjoint.block.image * self.adjoint.core.r.tokens + token as usize;
+        // SAFETY: these channels belong to this block's columns, or to the keys of its head if it is all of it, of an operand
+        // whose channels overlap with no other's; a block is one thread's, and callers drop a part before they ask for the next.
+        unsafe { self.adjoint.map.part(row, channels) }
     }
 }
 
-/// `gradient *= sigmoid(x)`.
+/// Some channels of a row.
 #[inline(always)]
-fn through_softplus<A: Arithmetic>(x: &[f32], gradient: &mut [f32]) {
-    for (gradient, x) in gradient.iter_mut().zip(x) {
-        *gradient *= math::sigmoid::<A>(*x);
-    }
+fn row_of(map: Rows<'_>, row: usize, (first, count): (usize, usize)) -> &[f32] {
+    &map.values[row * map.stride + map.first + first..][..count]
 }
 
-/// Adds `rows` up.
+/// `gradient *= sigmoid(raw + bias)`; `memory` is free.
 #[inline(always)]
-fn add_rows<A: Arithmetic>(rows: &[f32], sum: &mut [f32]) {
-    for row in rows.chunks_exact(sum.len()) {
-        for (sum, row) in sum.as_chunks_mut().0.iter_mut().zip(row.as_chunks().0) {
-            A::store(A::add(A::load(sum), A::load(row)), sum);
+fn through_softplus<A: Arithmetic>(of: Steps<'_>, delta: Delta<'_>, memory: &mut [Floats], gradient: &mut [Floats]) {
+    of.before_softplus::<A>(delta, of.columns(), memory);
+    for (gradient, x) in gradient.chunks_exact_mut(CHUNK).zip(memory.chunks_exact(CHUNK)) {
+        let x = x[..of.index.len()].as_flattened();
+        for (gradient, x) in gradient.as_flattened_mut().iter_mut().zip(x) {
+            *gradient *= math::sigmoid::<A>(*x);
         }
     }
 }
 
-/// Adds rows, which are whole lanes, to those of the tokens `index` in the map's gradient, from channel `first` on.
+/// Adds the columns of `steps` steps, `[lanes, CHUNK]`, up.
 #[inline(always)]
-fn add_to_map<A: Arithmetic>(adjoint: &Adjoint<'_, '_>, index: &[u32], first: usize, rows: &[f32]) {
-    let block = adjoint.block;
-    let rows = rows.chunks_exact(block.padded()).zip(index);
-    for (row, &token) in rows.filter(|&(_, &token)| token != PAD) {
-        let to = part(adjoint, token, first..first + block.width);
-        for (to, row) in to.chunks_mut(LANES).zip(row.as_chunks().0) {
-            A::store_part(A::add(A::load_part(to), A::load(row)), to);
+fn add_up<A: Arithmetic>(columns: &[Floats], steps: usize, sums: &mut [Floats]) {
+    for (columns, sum) in columns.chunks_exact(CHUNK).zip(sums) {
+        let mut total = A::load(sum);
+        for column in &columns[..steps] {
+            total = A::add(total, A::load(column));
         }
+        A::store(total, sum);
     }
-}
-
-/// Adds the gradients of D and of what it is multiplied with; the `rows` are free memory.
-#[inline(always)]
-fn shortcut<A: Arithmetic>(adjoint: &mut Adjoint<'_, '_>, index: &[u32], (d, x): (&[f32], Rows<'_>), rows: &mut [f32]) {
-    let (core, block) = (adjoint.core, adjoint.block);
-    let columns = (block.head * core.r.values + block.first, block.width);
-    let dy = Rows { values: adjoint.dy, stride: core.r.channels(), first: 0 };
-    gather::<A>(dy, core, block, index, columns, rows);
-    for (row, &token) in rows.chunks_exact_mut(block.padded()).zip(index).filter(|&(_, &token)| token != PAD) {
-        let at = (block.image * core.r.tokens + token as usize) * x.stride + x.first + columns.0;
-        let x = x.values[at..][..block.width].chunks(LANES);
-        let d = d[columns.0..][..block.width].chunks(LANES);
-        let of_d = adjoint.parameters.d.as_chunks_mut().0;
-        for (((dy, x), d), of_d) in row.as_chunks_mut().0.iter_mut().zip(x).zip(d).zip(of_d) {
-            let cotangent = A::load(dy);
-            A::store(A::mul_add_each(cotangent, A::load_part(x), A::load(of_d)), of_d);
-            A::store(A::mul(cotangent, A::load_part(d)), dy);
-        }
-    }
-    add_to_map::<A>(adjoint, index, x.first + columns.0, rows);
 }

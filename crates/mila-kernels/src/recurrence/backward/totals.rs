@@ -10,6 +10,7 @@ use crate::{
         Decay, Delta, Input, Recurrence, Rows,
         block::{Block, Core, Written},
         normaliser::Normalisers,
+        stage::Floats,
     },
     threads,
 };
@@ -25,16 +26,16 @@ pub(super) struct Totals<'a> {
     bonus: Vec<f64>,
 }
 
-/// The gradients of parameters that one block gives; `width` is whole lanes.
+/// The gradients of parameters that one block gives.
 pub(super) struct OfBlock<'s> {
-    /// `[width]`
-    pub(super) decay_bias: &'s mut [f32],
-    /// `[width]`
-    pub(super) input_bias: &'s mut [f32],
-    /// `[width]`
-    pub(super) d: &'s mut [f32],
-    /// `[keys, width]`, of A.
-    pub(super) rates: &'s mut [f32],
+    /// `[lanes]`
+    pub(super) decay_bias: &'s mut [Floats],
+    /// `[lanes]`
+    pub(super) input_bias: &'s mut [Floats],
+    /// `[lanes]`
+    pub(super) d: &'s mut [Floats],
+    /// `[lanes, keys]`, of A.
+    pub(super) rates: &'s mut [Floats],
     /// `[keys]`, and zeros to whole lanes.
     pub(super) bonus: &'s mut [f32],
 }
@@ -52,16 +53,18 @@ pub(super) struct Cotangents<'a, 'n> {
 }
 
 impl<'s> OfBlock<'s> {
-    fn len(keys: usize, width: usize) -> usize {
-        (3 + keys) * width + keys.next_multiple_of(LANES)
+    /// Lanes of the gradients.
+    fn len(keys: usize, lanes: usize) -> usize {
+        (3 + keys) * lanes + keys.div_ceil(LANES)
     }
 
-    fn new(memory: &'s mut [f32], keys: usize, width: usize) -> Self {
-        let (decay_bias, rest) = memory.split_at_mut(width);
-        let (input_bias, rest) = rest.split_at_mut(width);
-        let (d, rest) = rest.split_at_mut(width);
-        let (rates, bonus) = rest.split_at_mut(keys * width);
-        Self { decay_bias, input_bias, d, rates, bonus: &mut bonus[..keys.next_multiple_of(LANES)] }
+    fn new(memory: &'s mut [Floats], keys: usize, block: Block) -> Self {
+        let lanes = block.lanes();
+        let (decay_bias, rest) = memory.split_at_mut(lanes);
+        let (input_bias, rest) = rest.split_at_mut(lanes);
+        let (d, rest) = rest.split_at_mut(lanes);
+        let (rates, bonus) = rest.split_at_mut(keys * lanes);
+        Self { decay_bias, input_bias, d, rates, bonus: bonus[..keys.div_ceil(LANES)].as_flattened_mut() }
     }
 }
 
@@ -89,9 +92,9 @@ impl<'a> Totals<'a> {
         let r = self.r;
         let Cotangents { dy, outputs, dstates, normalisers } = cotangents;
         let shared = Shared::of(core);
-        let len = OfBlock::len(r.keys, core.block());
+        let len = OfBlock::len(r.keys, core.block().div_ceil(LANES));
         let blocks: Vec<Block> = core.blocks().collect();
-        let mut parameters = vec![0.0; blocks.len() * len];
+        let mut parameters = vec![[0.0; LANES]; blocks.len() * len];
         // `[batch, heads, blocks of a head, tokens, parts]`
         let partial = (r.tokens * shared.parts().len()).max(1);
         let mut partials = vec![0.0; blocks.len() * partial];
@@ -106,7 +109,7 @@ impl<'a> Totals<'a> {
             let normalisers = normalisers.map(|normalisers| (normalisers, of_normalisers));
             let pieces = blocks.iter().zip(parameters.chunks_exact_mut(len)).zip(partials.chunks_exact_mut(partial));
             threads::each(pieces, |_, ((&block, parameters), partials)| {
-                let parameters = OfBlock::new(parameters, r.keys, block.padded());
+                let parameters = OfBlock::new(parameters, r.keys, block);
                 Adjoint {
                     isa,
                     core,
@@ -125,7 +128,7 @@ impl<'a> Totals<'a> {
             });
         }
         for (block, parameters) in blocks.iter().zip(parameters.chunks_exact_mut(len)) {
-            self.add_parameters(core, *block, &OfBlock::new(parameters, r.keys, block.padded()));
+            self.add_parameters(core, *block, &OfBlock::new(parameters, r.keys, *block));
         }
         if shared.normaliser().is_empty() || shared.are_whole() {
             of_normalisers = &mut [];
@@ -162,14 +165,16 @@ impl<'a> Totals<'a> {
         };
         add(&mut self.bonus[block.head * r.keys..][..r.keys], of.bonus);
         if matches!(core.decay, Decay::Factored { .. }) {
-            add(&mut self.decay_bias[first..][..block.width], of.decay_bias);
-            for (key, rates) in of.rates.chunks_exact(block.padded()).enumerate() {
-                add(&mut self.rates[(block.head * r.keys + key) * r.values + block.first..][..block.width], rates);
+            add(&mut self.decay_bias[first..][..block.width], of.decay_bias.as_flattened());
+            for (i, rates) in of.rates.iter().enumerate() {
+                let (lane, key) = (i / r.keys, i % r.keys);
+                let row = &mut self.rates[(block.head * r.keys + key) * r.values + block.first..][..block.width];
+                add(&mut row[lane * LANES..], rates);
             }
         }
         if core.written == Written::Values {
-            add(&mut self.input_bias[first..][..block.width], of.input_bias);
-            add(&mut self.d[first..][..block.width], of.d);
+            add(&mut self.input_bias[first..][..block.width], of.input_bias.as_flattened());
+            add(&mut self.d[first..][..block.width], of.d.as_flattened());
         }
     }
 
