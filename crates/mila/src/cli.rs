@@ -6,11 +6,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mila::cpu::{Cpu, Isa, Level, Precision};
 use mila::model::Request;
 
+pub(crate) use self::inspection::{Inspect, MapName};
 #[cfg(feature = "train")]
 pub(crate) use self::training::{Demo, Study, Train};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
+mod inspection;
 #[cfg(feature = "train")]
 mod training;
 
@@ -150,6 +152,8 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Time a model's forward pass, beside what this machine could do
     Bench(Bench),
+    /// Show what the layers of a model do with a picture: gates, attention, token norms
+    Inspect(Inspect),
     /// Convert weights between .pth, .safetensors and model directories (never writes .pth)
     Convert(Convert),
     /// Write a model as ONNX, for other runtimes
