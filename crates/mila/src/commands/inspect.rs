@@ -152,8 +152,9 @@ fn draw(args: &Inspect, all: &[Inspected]) -> Drawing {
     let seen = format!("image: {}", args.image.file_name().unwrap_or_default().to_string_lossy());
     let heat_maps = |what: &str, about: &[&str]| {
         let maps: Vec<_> = all.iter().map(|one| one.token_maps(args.map)).collect();
-        let panel = |((one, name), maps): ((&Inspected, _), _)| Panel { name, picture: &one.picture, maps };
-        let panels: Vec<Panel> = all.iter().zip(names.iter().copied()).zip(&maps).map(panel).collect();
+        let together = all.iter().zip(&names).zip(&maps);
+        let panels: Vec<Panel> =
+            together.map(|((one, name), maps)| Panel { name, picture: &one.picture, maps }).collect();
         heat_maps::draw(&Heading { title: &titled(what), about }, &panels)
     };
     let chart = |what: &str, about: [&str; 2], scale, value: fn(&Layer) -> Option<f64>| {
