@@ -6,9 +6,9 @@ use mila_data::Picture;
 
 use crate::TokenMap;
 use crate::colour_map::colour;
-use crate::drawing::{Anchor, Drawing, GREY, Shape};
+use crate::drawing::{Anchor, Drawing, GREY, INK, PAPER, Shape};
 use crate::heading::{Heading, LINE, SCALE};
-use crate::labels::{ending, number, short};
+use crate::labels::{ending, range, short};
 use crate::pixel_font::text_width;
 
 /// The maps of one model.
@@ -18,15 +18,17 @@ pub struct Panel<'a> {
     pub name: &'a str,
     /// The image as the model saw it.
     pub picture: &'a Picture,
+    /// A place to mark in the image: shares of its height and width.
+    pub mark: Option<[f64; 2]>,
     /// Names of layers and their maps.
     pub maps: &'a [(&'a str, &'a TokenMap)],
 }
 
 const MARGIN: u32 = 24;
 /// Pixels along the longer side of a tile.
-const TILE: u32 = 204;
+const TILE: u32 = 216;
 /// Pixels between tiles.
-const GAP: u32 = 20;
+const GAP: u32 = 24;
 /// Pixels of the two lines below a tile, and of the space above them.
 const CAPTION: u32 = 2 * LINE + 6;
 /// The strip that shows the colours.
@@ -48,7 +50,7 @@ pub fn draw(heading: &Heading<'_>, panels: &[Panel<'_>]) -> Drawing {
     let head = heading.height() + STRIP.1 + 14;
     let named = panels.len() > 1;
     let heights: Vec<u32> = panels.iter().map(|panel| panel_height(panel, columns, named)).collect();
-    let mut drawing = Drawing::new(width, MARGIN + head + heights.iter().sum::<u32>() + MARGIN - GAP);
+    let mut drawing = Drawing::new(width, MARGIN + head + heights.iter().sum::<u32>() + MARGIN.saturating_sub(GAP));
     heading.draw(&mut drawing, (MARGIN, MARGIN));
     let y = MARGIN + heading.height();
     drawing.text((MARGIN, y + 1), Anchor::Start, LEAST);
@@ -105,6 +107,13 @@ fn draw_panel(drawing: &mut Drawing, panel: &Panel<'_>, columns: u32, top: u32) 
     let at = corner(0);
     let seen = format!("seen as {}x{}", panel.picture.height(), panel.picture.width());
     drawing.add(Shape::Pixels { x: at.0, y: at.1, width, height, pixels: pixels(panel.picture, (height, width)) });
+    if let Some([y, x]) = panel.mark {
+        let along = |from: u32, share: f64, side: u32| from + (share.clamp(0.0, 1.0) * f64::from(side)) as u32;
+        let (x, y) = (along(at.0, x, width), along(at.1, y, height));
+        for (radius, colour) in [(8, PAPER), (6, INK), (3, PAPER)] {
+            drawing.add(Shape::Disc { x, y, radius, colour });
+        }
+    }
     caption(drawing, at, ["the image".into(), seen]);
     let names: Vec<&str> = panel.maps.iter().map(|(name, _)| *name).collect();
     for (index, (name, (_, map))) in (1..).zip(short(&names).into_iter().zip(panel.maps)) {
@@ -114,7 +123,7 @@ fn draw_panel(drawing: &mut Drawing, panel: &Panel<'_>, columns: u32, top: u32) 
         if let Some(heat) = heat(map) {
             drawing.add(Shape::Pixels { x: at.0, y: at.1, width, height, pixels: heat });
         }
-        caption(drawing, at, [ending(name, LAYER), format!("{} to {}", number(low), number(high))]);
+        caption(drawing, at, [ending(name, LAYER), range(low, high)]);
     }
 }
 
@@ -148,7 +157,7 @@ mod tests {
         let map = TokenMap { height: 1, width: 2, values: vec![3.0, 5.0] };
         let flat = TokenMap { height: 1, width: 1, values: vec![2.0] };
         let maps = [("a.0.attn", &map), ("a.1.attn", &flat)];
-        let panel = Panel { name: "model", picture: &picture, maps: &maps };
+        let panel = Panel { name: "model", picture: &picture, mark: Some([0.5, 0.5]), maps: &maps };
         let drawing = draw(&Heading { title: "title", about: &["what is seen"] }, &[panel]);
         let tiles: Vec<_> = drawing
             .shapes()
@@ -170,6 +179,8 @@ mod tests {
             assert!(svg.contains(text), "no `{text}`");
         }
         assert!(!svg.contains("model"), "one model needs no name");
+        let middle = format!("cx=\"{}\" cy=\"{}\"", MARGIN + TILE / 2, image.1 + TILE / 4);
+        assert_eq!(svg.matches(&middle).count(), 3, "{middle}");
     }
 
     #[test]
@@ -178,7 +189,7 @@ mod tests {
         let map = TokenMap { height: 2, width: 2, values: vec![0.0, f64::NAN, 1.0, 2.0] };
         for (layers, models, columns) in [(0, 1, 1), (1, 1, 2), (5, 1, 3), (11, 2, 4), (24, 3, 6)] {
             let maps = vec![("layer", &map); layers];
-            let panel = Panel { name: "a model", picture: &picture, maps: &maps };
+            let panel = Panel { name: "a model", picture: &picture, mark: None, maps: &maps };
             let drawing = draw(&NOTHING, &vec![panel; models]);
             let right = drawing.shapes().iter().filter_map(|shape| match shape {
                 Shape::Pixels { x, y, width, height, .. } => Some((x + width, y + height + CAPTION)),

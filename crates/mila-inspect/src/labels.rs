@@ -1,19 +1,30 @@
 //! Numbers and names on pictures.
 
-/// Three significant digits, without an exponent between a thousandth and a million: `0.0213`, `1.25`, `312`, `4.1e-7`.
+/// Three significant digits, without an exponent between a thousandth and a million: `0.0213`, `1.25`, `312`, `4.10e-7`.
 pub(crate) fn number(value: f64) -> String {
+    significant(value, 3)
+}
+
+/// A least and a largest value, with as many digits, up to five, as it takes to see that they differ.
+pub(crate) fn range(low: f64, high: f64) -> String {
+    let digits = (3..5).find(|&digits| significant(low, digits) != significant(high, digits)).unwrap_or(5);
+    format!("{} to {}", significant(low, digits), significant(high, digits))
+}
+
+fn significant(value: f64, digits: usize) -> String {
     if value == 0.0 {
         return "0".into();
     }
     if !value.is_finite() {
         return format!("{value}");
     }
-    let rounded = format!("{value:.2e}");
+    let rounded = format!("{value:.*e}", digits - 1);
     let exponent = rounded.split_once('e').and_then(|(_, exponent)| exponent.parse::<i32>().ok()).unwrap_or(0);
     if !(-3..6).contains(&exponent) {
         return rounded;
     }
-    format!("{value:.*}", usize::try_from(2 - exponent).unwrap_or(0))
+    let places = digits as i32 - 1 - exponent;
+    format!("{value:.*}", usize::try_from(places).unwrap_or(0))
 }
 
 /// The names of layers without the last part, where all have the same: `layers.2.blocks.4` for `layers.2.blocks.4.attn`.
@@ -66,5 +77,9 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(number(value), text);
         }
+        assert_eq!(range(0.02081, 0.020921), "0.0208 to 0.0209");
+        assert_eq!(range(0.020861, 0.020921), "0.02086 to 0.02092");
+        assert_eq!(range(0.5, 0.5), "0.50000 to 0.50000");
+        assert_eq!(range(7.9e-4, 1.281e-3), "7.90e-4 to 0.00128");
     }
 }

@@ -43,7 +43,7 @@ const RADIUS: u32 = 6;
 /// Characters of a model's name, at most.
 const NAME: usize = 48;
 /// Labels that fit below the axis.
-const LABELS: i32 = 8;
+const LABELS: usize = 8;
 
 /// Draws layers below each other, of every model the number of a layer at the same height.
 ///
@@ -63,7 +63,7 @@ pub fn draw(heading: &Heading<'_>, scale: Scale, series: &[Series]) -> Drawing {
         let lines = (MARGIN + heading.height()..).step_by(LINE as usize);
         for ((series, colour), y) in series.iter().zip(COLOURS.iter().cycle()).zip(lines) {
             mark(&mut drawing, scale, (MARGIN, MARGIN + BAR), y, *colour);
-            drawing.text((MARGIN + BAR + 10, y + 1), Anchor::Start, ending(&series.name, NAME));
+            drawing.text((MARGIN + BAR + 14, y + 1), Anchor::Start, ending(&series.name, NAME));
         }
     }
 
@@ -121,23 +121,28 @@ fn row_names(series: &[Series]) -> Vec<String> {
 /// Numbers to pixels across.
 struct Axis {
     scale: Scale,
-    /// The ends; exponents of ten on a logarithmic axis.
-    low: i32,
-    high: i32,
+    low: f64,
+    high: f64,
 }
 
 impl Axis {
+    /// From 0 to 1, or between the round numbers that enclose all that a logarithm can show.
     fn of(scale: Scale, series: &[Series]) -> Self {
+        if scale == Scale::Share {
+            return Self { scale, low: 0.0, high: 1.0 };
+        }
         let values = series.iter().flat_map(|series| &series.layers).map(|&(_, value)| value);
-        let exponents = values.filter(|&value| value.is_finite() && value > 0.0).map(f64::log10);
-        let (low, high) = match scale {
-            Scale::Share => (0, 1),
-            Scale::Logarithm => exponents.fold((i32::MAX, i32::MIN), |(low, high), exponent| {
-                (low.min(exponent.floor() as i32), high.max(exponent.ceil() as i32))
-            }),
-        };
-        // Nothing to show, and a single power of ten, still need a width.
-        let (low, high) = if low > high { (0, 1) } else { (low, high.max(low + 1)) };
+        let shown = values.filter(|&value| value.is_finite() && value > 0.0);
+        let (low, high) = shown.fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
+        if low > high {
+            return Self { scale, low: 1.0, high: 10.0 };
+        }
+        // A value that is a round number itself may be off in its last bit.
+        let below = |round: &f64| *round <= low * (1.0 + 1e-9);
+        let above = |round: &f64| *round >= high * (1.0 - 1e-9);
+        let (from, to) = (low.log10().floor() as i32, high.log10().ceil() as i32);
+        let low = round_numbers(from, from).filter(below).last().unwrap_or(low);
+        let high = round_numbers(to - 1, to).find(above).filter(|high| *high > low).unwrap_or(low * 10.0);
         Self { scale, low, high }
     }
 
@@ -147,33 +152,31 @@ impl Axis {
 
     /// Pixels from the left end.
     fn at(&self, value: f64) -> u32 {
-        let place = match self.scale {
-            Scale::Share => value,
-            Scale::Logarithm => value.log10(),
+        let share = match self.scale {
+            Scale::Share => (value - self.low) / (self.high - self.low),
+            Scale::Logarithm => (value / self.low).ln() / (self.high / self.low).ln(),
         };
-        let share = (place - f64::from(self.low)) / f64::from(self.high - self.low);
         (f64::from(AXIS) * share.clamp(0.0, 1.0)).round() as u32
     }
 
     fn ticks(&self) -> Vec<(f64, String)> {
-        match self.scale {
-            Scale::Share => {
-                (0..=5).map(|fifth| (f64::from(fifth) / 5.0, format!("{:.1}", f64::from(fifth) / 5.0))).collect()
-            }
-            Scale::Logarithm => {
-                let between: &[f64] = match self.high - self.low {
-                    1 => &[1.0, 2.0, 3.0, 5.0],
-                    2 => &[1.0, 3.0],
-                    _ => &[1.0],
-                };
-                let step = (self.high - self.low).div_euclid(LABELS) + 1;
-                let powers = (self.low..=self.high).step_by(step as usize);
-                let ticks = powers.flat_map(|power| between.iter().map(move |factor| factor * 10_f64.powi(power)));
-                let most = 10_f64.powi(self.high) * 1.001;
-                ticks.filter(|&tick| tick <= most).map(|tick| (tick, tick_label(tick))).collect()
-            }
+        if self.scale == Scale::Share {
+            return (0..=5).map(|fifth| f64::from(fifth) / 5.0).map(|tick| (tick, format!("{tick:.1}"))).collect();
         }
+        let (from, to) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
+        let within = |tick: &f64| (self.low * (1.0 - 1e-9)..=self.high * (1.0 + 1e-9)).contains(tick);
+        let mut ticks: Vec<f64> = round_numbers(from, to).filter(within).collect();
+        if ticks.len() > LABELS {
+            let powers: Vec<f64> = (from..=to).map(|power| 10_f64.powi(power)).filter(within).collect();
+            ticks = powers.iter().copied().step_by(powers.len() / LABELS + 1).collect();
+        }
+        ticks.into_iter().map(|tick| (tick, tick_label(tick))).collect()
     }
+}
+
+/// One, two and five times the powers of ten between two exponents.
+fn round_numbers(from: i32, to: i32) -> impl Iterator<Item = f64> {
+    (from..=to).flat_map(|power| [1.0, 2.0, 5.0].map(|factor| factor * 10_f64.powi(power)))
 }
 
 /// A round number as it is written by hand.
@@ -249,13 +252,15 @@ mod tests {
             let ticks = Axis::of(Scale::Logarithm, &[series("", values)]).ticks();
             ticks.into_iter().map(|(_, label)| label).collect::<Vec<_>>()
         };
-        assert_eq!(labels(&[0.12, 0.9]), ["0.1", "0.2", "0.3", "0.5", "1"]);
-        assert_eq!(labels(&[0.02, 0.9]), ["0.01", "0.03", "0.1", "0.3", "1"]);
-        assert_eq!(labels(&[0.02, 150.0]), ["0.01", "0.1", "1", "10", "100", "1000"]);
-        assert_eq!(labels(&[10.0]), ["10", "20", "30", "50", "100"]);
-        assert_eq!(labels(&[]), ["1", "2", "3", "5", "10"]);
+        assert_eq!(labels(&[0.12, 0.9]), ["0.1", "0.2", "0.5", "1"]);
+        assert_eq!(labels(&[0.079, 0.139]), ["0.05", "0.1", "0.2"]);
+        assert_eq!(labels(&[0.02, 0.9]), ["0.02", "0.05", "0.1", "0.2", "0.5", "1"]);
+        assert_eq!(labels(&[0.02, 150.0]), ["0.1", "1", "10", "100"]);
+        assert_eq!(labels(&[10.0]), ["10", "20", "50", "100"]);
+        assert_eq!(labels(&[3.0, 4.0]), ["2", "5"]);
+        assert_eq!(labels(&[]), ["1", "2", "5", "10"]);
         let many = labels(&[1e-12, 1e12]);
-        assert!(many.len() <= 9 && many[0] == "1e-12", "{many:?}");
+        assert!(many.len() <= 8 && many[0] == "1e-12", "{many:?}");
     }
 
     #[test]

@@ -32,6 +32,7 @@ const EXAMPLES: &str = "Examples:
   mila predict runs/pets/best cat.jpg photos/         the five best classes of each picture
   mila train --data pets/ --arch mila-nano --out runs/pets
   mila eval runs/pets/best pets/ --val-fraction 0.1   top-1, top-5, per class, of what training held out
+  mila inspect runs/pets/best cat.jpg --map attention -o attention.png
   mila convert MLLA_T.pth mila-t/ --arch mila-t       an official checkpoint as a model directory
   mila export runs/pets/best pets.onnx --dynamic      for ONNX Runtime, OpenVINO and others
 

@@ -59,7 +59,11 @@ fn models_beside_each_other() {
     let models = told["models"].as_array().expect("models");
     assert_eq!(models.iter().map(|model| layers(model).len()).collect::<Vec<_>>(), [5, 5]);
     let text = std::fs::read_to_string(scene.path("norms.svg")).expect("a picture");
-    assert!(text.contains(">ablation-baseline-32<") && text.contains(">ablation-no-norm-32<"), "{text}");
+    assert!(
+        text.contains(">ablation-baseline-32, random weights<")
+            && text.contains(">ablation-no-norm-32, random weights<"),
+        "{text}"
+    );
     // A dot a layer and one in the legend, for each.
     assert_eq!(text.matches("<circle").count(), 12, "{text}");
     let table = scene.ok(&inspect);
@@ -75,7 +79,10 @@ fn models_beside_each_other() {
     scene.model("trained", mila::models::Task::Classify { classes: 10 }, |_| {});
     scene.ok(&[&heat[..], &["--beside", "ablation_input_gate_32"]].concat());
     let text = std::fs::read_to_string(scene.path("gates.svg")).expect("a picture");
-    assert!(text.contains(">ablation_input_gate_32<") && text.matches("<image").count() == 13, "{text}");
+    assert!(
+        text.contains(">ablation_input_gate_32, random weights<") && text.matches("<image").count() == 13,
+        "{text}"
+    );
     let attention = ["inspect", "trained", "a.png", "--map", "attention", "--beside", "mila-nano", "--at", "0,1"];
     let told = json(&scene, &attention);
     assert_eq!(told["at"], serde_json::json!([0.0, 1.0]));

@@ -10,7 +10,7 @@ use mila::data::{Limits, Picture, decode_file};
 use mila::inspect::heat_maps::{self, Panel};
 use mila::inspect::layer_chart::{self, MOST_SERIES, Scale, Series};
 use mila::inspect::{Drawing, Heading, Layer, TokenMap, layers};
-use mila::model::{self, Request};
+use mila::model::{self, Parameters, Request};
 use mila::ops::Dims;
 use mila::ops::reference::Array;
 use mila::weights::write_whole;
@@ -24,9 +24,18 @@ struct Inspected {
     /// As it was typed.
     model: String,
     architecture: &'static str,
+    /// Where its weights come from.
+    weights: Weights,
     /// The image as the model saw it.
     picture: Picture,
     layers: Vec<Layer>,
+}
+
+/// Where weights come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weights {
+    Loaded,
+    Random,
 }
 
 /// The form of a picture.
@@ -105,7 +114,11 @@ impl Inspected {
         transform.normalise(picture.pixels(), &mut values);
         let image = Array::checked(Dims::new(1, picture.height(), picture.width(), 3), values)?;
         let layers = layers(&cpu, model.as_ref(), &image, Some(args.at.0))?;
-        Ok(Self { model: request.model.clone(), architecture: resolved.preset.name, picture, layers })
+        let weights = match resolved.parameters {
+            Parameters::Random(_) => Weights::Random,
+            Parameters::Loaded { .. } => Weights::Loaded,
+        };
+        Ok(Self { model: request.model.clone(), architecture: resolved.preset.name, weights, picture, layers })
     }
 
     /// Fails if no layer has what `map` shows.
@@ -144,23 +157,24 @@ fn token_map(layer: &Layer, map: MapName) -> Option<&TokenMap> {
 }
 
 fn draw(args: &Inspect, all: &[Inspected]) -> Drawing {
-    let names: Vec<&str> = all.iter().map(|one| name(one, all)).collect();
-    let titled = |what: &str| match names[..] {
+    let names: Vec<String> = all.iter().map(|one| name(one, all)).collect();
+    let titled = |what: &str| match &names[..] {
         [name] => format!("{what} of {name}"),
         _ => what.to_owned(),
     };
     let seen = format!("image: {}", args.image.file_name().unwrap_or_default().to_string_lossy());
+    let mark = (args.map == MapName::Attention).then_some(args.at.0);
     let heat_maps = |what: &str, about: &[&str]| {
         let maps: Vec<_> = all.iter().map(|one| one.token_maps(args.map)).collect();
         let together = all.iter().zip(&names).zip(&maps);
         let panels: Vec<Panel> =
-            together.map(|((one, name), maps)| Panel { name, picture: &one.picture, maps }).collect();
+            together.map(|((one, name), maps)| Panel { name, picture: &one.picture, mark, maps }).collect();
         heat_maps::draw(&Heading { title: &titled(what), about }, &panels)
     };
     let chart = |what: &str, about: [&str; 2], scale, value: fn(&Layer) -> Option<f64>| {
-        let of = |(one, name): (&Inspected, &&str)| {
+        let of = |(one, name): (&Inspected, &String)| {
             let layers = one.layers.iter().filter_map(|layer| Some((layer.name.clone(), value(layer)?)));
-            Series { name: (*name).to_owned(), layers: layers.collect() }
+            Series { name: name.clone(), layers: layers.collect() }
         };
         let series: Vec<Series> = all.iter().zip(&names).map(of).collect();
         layer_chart::draw(&Heading { title: &titled(what), about: &[about[0], about[1], &seen] }, scale, &series)
@@ -168,23 +182,27 @@ fn draw(args: &Inspect, all: &[Inspected]) -> Drawing {
     match args.map {
         MapName::InputGate => heat_maps("Input gate", &["How much of each token is let in,", "mean over channels"]),
         MapName::Attention => {
-            let [y, x] = args.at.0;
-            let from = format!("How much the token at {y}, {x} of height, width");
-            heat_maps("Attention", &[&from, "looks at each token, mean over heads"])
+            heat_maps("Attention", &["How much the marked token looks at each token,", "mean over heads"])
         }
         MapName::ForgetGate => {
             let about = ["What is left of the state from one token to the next,", "mean over tokens and state"];
             chart("Forget gate", about, Scale::Share, Layer::forget_gate)
         }
         MapName::TokenNorm => {
-            let about = ["Standard deviation of the lengths of all tokens", "behind each layer's mixing, logarithmic"];
+            let about =
+                ["Standard deviation of the lengths of all tokens", "behind the mixing of each layer, logarithmic"];
             chart("Token norms", about, Scale::Logarithm, |layer| layer.token_norms.map(|norms| norms.std))
         }
     }
 }
 
-/// What a model is called on a picture: its architecture, or what was typed where two have the same.
-fn name<'a>(one: &'a Inspected, all: &[Inspected]) -> &'a str {
+/// What a model is called on a picture: its architecture, or what was typed where two have the same. A picture travels without
+/// what was said on stderr, so it says itself that it shows random weights.
+fn name(one: &Inspected, all: &[Inspected]) -> String {
     let alike = all.iter().filter(|other| other.architecture == one.architecture).count();
-    if alike > 1 { &one.model } else { one.architecture }
+    let name = if alike > 1 { one.model.as_str() } else { one.architecture };
+    match one.weights {
+        Weights::Loaded => name.to_owned(),
+        Weights::Random => format!("{name}, random weights"),
+    }
 }
