@@ -175,7 +175,7 @@ mod tests {
         assert_eq!((heat.get_pixel(0, 0), heat.get_pixel(1, 0)), (&colour(0.0), &colour(1.0)));
         assert_eq!(even.get_pixel(0, 0), &colour(0.5));
         let svg = drawing.to_svg();
-        for text in ["title", "what is seen", "a.0<", "a.1<", "3.00 to 5.00", "2.00 to 2.00", "seen as 2x4"] {
+        for text in ["title", "what is seen", "a.0<", "a.1<", "3.00 to 5.00", "2.00 everywhere", "seen as 2x4"] {
             assert!(svg.contains(text), "no `{text}`");
         }
         assert!(!svg.contains("model"), "one model needs no name");

@@ -7,6 +7,9 @@ pub(crate) fn number(value: f64) -> String {
 
 /// A least and a largest value, with as many digits, up to five, as it takes to see that they differ.
 pub(crate) fn range(low: f64, high: f64) -> String {
+    if low == high {
+        return format!("{} everywhere", number(low));
+    }
     let digits = (3..5).find(|&digits| significant(low, digits) != significant(high, digits)).unwrap_or(5);
     format!("{} to {}", significant(low, digits), significant(high, digits))
 }
@@ -79,7 +82,7 @@ mod tests {
         }
         assert_eq!(range(0.02081, 0.020921), "0.0208 to 0.0209");
         assert_eq!(range(0.020861, 0.020921), "0.02086 to 0.02092");
-        assert_eq!(range(0.5, 0.5), "0.50000 to 0.50000");
+        assert_eq!(range(0.5, 0.5), "0.500 everywhere");
         assert_eq!(range(7.9e-4, 1.281e-3), "7.90e-4 to 0.00128");
     }
 }
