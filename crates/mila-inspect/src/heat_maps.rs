@@ -77,6 +77,8 @@ fn columns(tiles: usize) -> u32 {
         0..=3 => tiles as u32,
         4..=6 => 3,
         7..=12 => 4,
+        // That which leaves fewer places empty.
+        _ if (tiles.next_multiple_of(5) - tiles) < (tiles.next_multiple_of(6) - tiles) => 5,
         _ => 6,
     }
 }
@@ -187,7 +189,7 @@ mod tests {
     fn every_number_of_layers_and_models_is_drawn_whole() {
         let picture = Picture::from_grey(300, 200, &vec![1; 60_000]).unwrap();
         let map = TokenMap { height: 2, width: 2, values: vec![0.0, f64::NAN, 1.0, 2.0] };
-        for (layers, models, columns) in [(0, 1, 1), (1, 1, 2), (5, 1, 3), (11, 2, 4), (24, 3, 6)] {
+        for (layers, models, columns) in [(0, 1, 1), (1, 1, 2), (5, 1, 3), (11, 2, 4), (23, 3, 6), (24, 3, 5)] {
             let maps = vec![("layer", &map); layers];
             let panel = Panel { name: "a model", picture: &picture, mark: None, maps: &maps };
             let drawing = draw(&NOTHING, &vec![panel; models]);

@@ -158,7 +158,9 @@ impl<E: Numeric> Tap<E> for Observer<'_, E> {
     fn mechanism(&mut self, name: &str, what: Mechanism<'_, E>) -> Result<()> {
         match what {
             Mechanism::Row { grid, class_token } => self.row = Some((grid, class_token)),
-            Mechanism::Local => drop(self.layer(name)),
+            Mechanism::Local => {
+                self.layer(name);
+            }
             Mechanism::InputGate(gate) => {
                 let gate = gates::mean_channels(&self.e.read(gate)?);
                 let map = self.on_grid(gate.dims, gate.values);
