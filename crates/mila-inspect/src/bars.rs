@@ -2,7 +2,7 @@
 
 use image::Rgb;
 
-use crate::drawing::{Anchor, Drawing, GREY, INK};
+use crate::drawing::{Anchor, Drawing, GREY, INK, SCALE};
 use crate::pixel_font::text_width;
 
 /// One thing that is compared.
@@ -41,8 +41,6 @@ const MARGIN: u32 = 20;
 const HEAD: u32 = 84;
 const PAIR: u32 = 48;
 const BAR: u32 = 16;
-/// Enlargement of the bitmap font.
-const SCALE: u32 = 2;
 
 /// The chart as SVG.
 pub fn to_svg(chart: &Chart) -> String {
@@ -140,7 +138,7 @@ mod tests {
                 Shape::Rectangle { x, width, height, colour, .. } if colour == wanted => Some((x, width, height)),
                 _ => None,
             };
-            drawing(&chart()).shapes().iter().filter_map(of).collect::<Vec<_>>()
+            drawing(&chart()).shapes.iter().filter_map(of).collect::<Vec<_>>()
         };
         let zero = axis.at(0.0);
         // The first is that of the legend.

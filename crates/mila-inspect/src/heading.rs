@@ -1,11 +1,8 @@
 //! A title and the lines below it that say what a picture shows.
 
-use crate::drawing::{Anchor, Drawing, Shape};
+use crate::drawing::{Anchor, Drawing, SCALE, Shape, TITLE_SCALE};
 use crate::pixel_font::{DEPTH, HEIGHT, text_width};
 
-/// Enlargement of the title's letters, and of all others.
-const TITLE_SCALE: u32 = 3;
-pub(crate) const SCALE: u32 = 2;
 /// Pixels from one line of text to the next.
 pub(crate) const LINE: u32 = SCALE * (HEIGHT + DEPTH) + 4;
 /// Pixels of the title and the space below it.
@@ -34,8 +31,7 @@ impl Heading<'_> {
 
     /// Draws it with its upper left corner at (x, y).
     pub(crate) fn draw(&self, drawing: &mut Drawing, (x, y): (u32, u32)) {
-        let title = self.title.to_owned();
-        drawing.add(Shape::Text { x, y, anchor: Anchor::Start, scale: TITLE_SCALE, text: title });
+        drawing.add(Shape::Title { x, y, text: self.title.to_owned() });
         for (line, text) in (0..).zip(self.about) {
             drawing.text((x, y + TITLE + line * LINE), Anchor::Start, *text);
         }

@@ -6,8 +6,8 @@ use mila_data::Picture;
 
 use crate::TokenMap;
 use crate::colour_map::colour;
-use crate::drawing::{Anchor, Drawing, GREY, INK, PAPER, Shape};
-use crate::heading::{Heading, LINE, SCALE};
+use crate::drawing::{Anchor, Drawing, GREY, INK, PAPER, SCALE, Shape};
+use crate::heading::{Heading, LINE};
 use crate::labels::{ending, range, short};
 use crate::pixel_font::text_width;
 
@@ -112,8 +112,8 @@ fn draw_panel(drawing: &mut Drawing, panel: &Panel<'_>, columns: u32, top: u32) 
     if let Some([y, x]) = panel.mark {
         let along = |from: u32, share: f64, side: u32| from + (share.clamp(0.0, 1.0) * f64::from(side)) as u32;
         let (x, y) = (along(at.0, x, width), along(at.1, y, height));
-        for (radius, colour) in [(8, PAPER), (6, INK), (3, PAPER)] {
-            drawing.add(Shape::Disc { x, y, radius, colour });
+        for (diameter, colour) in [(16, PAPER), (12, INK), (6, PAPER)] {
+            drawing.dot((x, y), diameter, colour);
         }
     }
     caption(drawing, at, ["the image".into(), seen]);
@@ -162,7 +162,7 @@ mod tests {
         let panel = Panel { name: "model", picture: &picture, mark: Some([0.5, 0.5]), maps: &maps };
         let drawing = draw(&Heading { title: "title", about: &["what is seen"] }, &[panel]);
         let tiles: Vec<_> = drawing
-            .shapes()
+            .shapes
             .iter()
             .filter_map(|shape| match shape {
                 Shape::Pixels { x, y, width, height, pixels } => Some(((*x, *y, *width, *height), pixels)),
@@ -181,7 +181,7 @@ mod tests {
             assert!(svg.contains(text), "no `{text}`");
         }
         assert!(!svg.contains("model"), "one model needs no name");
-        let middle = format!("cx=\"{}\" cy=\"{}\"", MARGIN + TILE / 2, image.1 + TILE / 4);
+        let middle = format!("M{}.0 {}.0L", MARGIN + TILE / 2, image.1 + TILE / 4);
         assert_eq!(svg.matches(&middle).count(), 3, "{middle}");
     }
 
@@ -193,7 +193,7 @@ mod tests {
             let maps = vec![("layer", &map); layers];
             let panel = Panel { name: "a model", picture: &picture, mark: None, maps: &maps };
             let drawing = draw(&NOTHING, &vec![panel; models]);
-            let right = drawing.shapes().iter().filter_map(|shape| match shape {
+            let right = drawing.shapes.iter().filter_map(|shape| match shape {
                 Shape::Pixels { x, y, width, height, .. } => Some((x + width, y + height + CAPTION)),
                 _ => None,
             });

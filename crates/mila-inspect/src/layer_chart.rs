@@ -2,8 +2,8 @@
 
 use image::Rgb;
 
-use crate::drawing::{Anchor, Drawing, GREY, Shape};
-use crate::heading::{Heading, LINE, SCALE};
+use crate::drawing::{Anchor, Drawing, GREY, SCALE};
+use crate::heading::{Heading, LINE};
 use crate::labels::{ending, number, short};
 use crate::pixel_font::{HEIGHT, text_width};
 
@@ -39,7 +39,7 @@ const MARGIN: u32 = 24;
 const BAR: u32 = 16;
 const STEP: u32 = 20;
 const GAP: u32 = 12;
-const RADIUS: u32 = 6;
+const DOT: u32 = 13;
 /// Characters of a model's name, at most.
 const NAME: usize = 48;
 /// Labels that fit below the axis.
@@ -94,7 +94,7 @@ fn mark(drawing: &mut Drawing, scale: Scale, (from, to): (u32, u32), y: u32, col
         Scale::Share => drawing.rectangle((from, y), ((to - from).max(1), BAR), colour),
         Scale::Logarithm => {
             drawing.rectangle((from, y + BAR / 2), (to - from, 1), GREY);
-            drawing.add(Shape::Disc { x: to, y: y + BAR / 2, radius: RADIUS, colour });
+            drawing.dot((to, y + BAR / 2), DOT, colour);
         }
     }
 }
@@ -192,6 +192,7 @@ fn tick_label(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drawing::Shape;
 
     const NOTHING: Heading = Heading { title: "", about: &[] };
 
@@ -208,7 +209,7 @@ mod tests {
             &[series("one", &[0.25, 1.0, 0.0, f64::NAN])],
         );
         let bars: Vec<_> = drawing
-            .shapes()
+            .shapes
             .iter()
             .filter_map(|shape| match *shape {
                 Shape::Rectangle { width, height: BAR, colour, .. } if colour == COLOURS[0] => Some(width),
@@ -229,10 +230,10 @@ mod tests {
         let drawing = draw(&NOTHING, Scale::Logarithm, &all);
         let dots = |wanted: Rgb<u8>| {
             let of = |shape: &Shape| match *shape {
-                Shape::Disc { x, colour, .. } if colour == wanted => Some(x),
+                Shape::Stroke { from: [x, _], colour, .. } if colour == wanted => Some(x),
                 _ => None,
             };
-            drawing.shapes().iter().filter_map(of).skip(1).collect::<Vec<_>>()
+            drawing.shapes.iter().filter_map(of).skip(1).collect::<Vec<_>>()
         };
         let (with, without) = (dots(COLOURS[0]), dots(COLOURS[1]));
         let third = f64::from(AXIS) / 3.0;
@@ -240,7 +241,7 @@ mod tests {
         for (found, wanted) in
             [(with[0] - without[0], third), (with[1] - without[0], 2.0 * third), (without[1] - without[0], 3.0 * third)]
         {
-            assert!((f64::from(found) - wanted).abs() <= 1.0, "{found} for {wanted}");
+            assert!((found - wanted).abs() <= 1.0, "{found} for {wanted}");
         }
         let svg = drawing.to_svg();
         assert!(svg.contains("layers.1<") && svg.contains("layer 3<") && svg.contains(">without<"), "{svg}");

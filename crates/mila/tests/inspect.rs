@@ -65,7 +65,7 @@ fn models_beside_each_other() {
         "{text}"
     );
     // A dot a layer and one in the legend, for each.
-    assert_eq!(text.matches("<circle").count(), 12, "{text}");
+    assert_eq!(text.matches("<path").count(), 12, "{text}");
     let table = scene.ok(&inspect);
     assert!(
         table.lines().count() == 12 && table.starts_with("ablation-baseline-32\n  layers.0.blocks.0.attn  std "),

@@ -19,6 +19,9 @@ use crate::cli::{Inspect, Machine, MapName};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
+/// Characters of the image's name on a picture, at most.
+const FILE_NAME: usize = 60;
+
 /// One model and what it did.
 struct Inspected {
     /// As it was typed.
@@ -162,7 +165,8 @@ fn draw(args: &Inspect, all: &[Inspected]) -> Drawing {
         [name] => format!("{what} of {name}"),
         _ => what.to_owned(),
     };
-    let seen = format!("image: {}", args.image.file_name().unwrap_or_default().to_string_lossy());
+    let file = args.image.file_name().unwrap_or_default().to_string_lossy();
+    let seen = format!("image: {}", file.chars().take(FILE_NAME).collect::<String>());
     let mark = (args.map == MapName::Attention).then_some(args.at.0);
     let heat_maps = |what: &str, about: &[&str]| {
         let maps: Vec<_> = all.iter().map(|one| one.token_maps(args.map)).collect();
