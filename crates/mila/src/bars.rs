@@ -1,11 +1,9 @@
 //! A picture of signed bars, as SVG and as PNG: values with their errors, beside others of the same things.
 
-use std::fmt::Write;
-use std::io::Cursor;
+use image::Rgb;
 
-use image::{ImageFormat, Rgb, RgbImage};
-
-use crate::pixel_font::{HEIGHT, draw_text, fill, text_width};
+use crate::drawing::{Anchor, Drawing, GREY, INK, SCALE, Shape};
+use crate::pixel_font::text_width;
 
 /// One thing that is compared.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,9 +29,6 @@ pub struct Chart {
     pub bars: Vec<Bar>,
 }
 
-const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
-const INK: Rgb<u8> = Rgb([40, 44, 52]);
-const GREY: Rgb<u8> = Rgb([208, 210, 214]);
 const OWN: Rgb<u8> = Rgb([45, 108, 180]);
 const OTHER: Rgb<u8> = Rgb([222, 165, 120]);
 
@@ -46,66 +41,18 @@ const MARGIN: u32 = 20;
 const HEAD: u32 = 84;
 const PAIR: u32 = 48;
 const BAR: u32 = 16;
-/// Enlargement of the bitmap font; the letters of the SVG are as high.
-const SCALE: u32 = 2;
-
-/// What both forms are made of: rectangles and text.
-enum Shape {
-    Rectangle {
-        x: u32,
-        y: u32,
-        width: u32,
-        height: u32,
-        colour: Rgb<u8>,
-    },
-    /// Its left upper corner.
-    Text {
-        x: u32,
-        y: u32,
-        text: String,
-    },
-}
-
 /// The chart as SVG.
 pub fn to_svg(chart: &Chart) -> String {
-    let height = height(chart);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" \
-         font-size=\"18\">\n<rect width=\"100%\" height=\"100%\" fill=\"{}\"/>\n",
-        hex(PAPER)
-    );
-    for shape in shapes(chart) {
-        let _ = match shape {
-            Shape::Rectangle { x, y, width, height, colour } => writeln!(
-                svg,
-                "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{}\"/>",
-                hex(colour)
-            ),
-            Shape::Text { x, y, text } => {
-                let text = text.replace('&', "&amp;").replace('<', "&lt;");
-                writeln!(svg, "<text x=\"{x}\" y=\"{}\" fill=\"{}\">{text}</text>", y + SCALE * HEIGHT, hex(INK))
-            }
-        };
-    }
-    svg + "</svg>\n"
+    drawing(chart).to_svg()
 }
 
 /// The chart as a PNG file.
 pub fn to_png(chart: &Chart) -> Vec<u8> {
-    let mut canvas = RgbImage::from_pixel(WIDTH, height(chart), PAPER);
-    for shape in shapes(chart) {
-        match shape {
-            Shape::Rectangle { x, y, width, height, colour } => fill(&mut canvas, (x, y), (width, height), colour),
-            Shape::Text { x, y, text } => draw_text(&mut canvas, x, y, SCALE, INK, &text),
-        }
-    }
-    let mut png = Cursor::new(Vec::new());
-    canvas.write_to(&mut png, ImageFormat::Png).expect("a chart has pixels, and writing to memory does not fail");
-    png.into_inner()
+    drawing(chart).to_png()
 }
 
-fn hex(Rgb([red, green, blue]): Rgb<u8>) -> String {
-    format!("#{red:02x}{green:02x}{blue:02x}")
+fn drawing(chart: &Chart) -> Drawing {
+    Drawing { width: WIDTH, height: height(chart), shapes: shapes(chart) }
 }
 
 fn height(chart: &Chart) -> u32 {
@@ -141,7 +88,8 @@ impl Axis {
 fn shapes(chart: &Chart) -> Vec<Shape> {
     let axis = Axis::of(&chart.bars);
     let zero = axis.at(0.0);
-    let text = |x: u32, y: u32, text: &str| Shape::Text { x, y, text: text.to_owned() };
+    let text =
+        |x: u32, y: u32, text: &str| Shape::Text { x, y, anchor: Anchor::Start, colour: INK, text: text.to_owned() };
     let mut shapes = vec![text(MARGIN, MARGIN, &chart.title)];
     let mut x = MARGIN;
     for (name, colour) in chart.names.iter().zip([OWN, OTHER]) {

@@ -20,6 +20,8 @@ pub mod bars;
 pub mod classify;
 pub mod contact_sheet;
 pub mod digits;
+mod drawing;
+pub mod lines;
 pub mod model;
 pub mod npy;
 mod pixel_font;
