@@ -257,11 +257,11 @@ impl Executor for Cpu {
         self.operator("activation", x.dims(), forward)
     }
 
-    fn window_attention(&self, qkv: &Map, table: &Vec<f32>, heads: usize, windows: Windows) -> Result<Map> {
-        let channels = shape::window_attention(qkv.dims().channels, table.len(), heads, windows)?;
+    fn window_attention(&self, qkv: &Map, table: &Table, heads: usize, windows: Windows) -> Result<Map> {
+        let channels = shape::window_attention(qkv.dims().channels, table.values.len(), heads, windows)?;
         let (dims, Windows { side, shift }) = (qkv.dims().with_channels(channels), windows);
         let shape = WindowAttention { map: extent(dims), heads, side, shift };
-        let forward = |y: &mut [f32]| window_attention::forward(self.isa, qkv.values(), table, shape, y);
+        let forward = |y: &mut [f32]| window_attention::forward(self.isa, qkv.values(), &table.values, shape, y);
         self.operator("window attention", dims, forward)
     }
 

@@ -230,7 +230,6 @@ fn ablation_for_small_images() {
     {
         let found = count(name);
         assert!((200_000..400_000).contains(&found.0), "{name}: {} parameters", found.0);
-        eprintln!("{name} {found:?}");
     }
 }
 

@@ -52,21 +52,21 @@ pub(crate) const PRESETS: &[Preset] = &[
         &["swin-tiny", "swin-tiny-patch4-window7-224"],
         "Swin tiny, timm's swin_tiny_patch4_window7_224",
         Config::T,
-        Published { parameters: "29M", macs: "4.5G", top1: 81.3 },
+        Published { parameters: "29M", macs: "4.5G", images_per_s: None, top1: 81.3 },
     ),
     preset(
         "swin-s",
         &["swin-small", "swin-small-patch4-window7-224"],
         "Swin small, timm's swin_small_patch4_window7_224",
         Config::S,
-        Published { parameters: "50M", macs: "8.8G", top1: 83.2 },
+        Published { parameters: "50M", macs: "8.8G", images_per_s: None, top1: 83.2 },
     ),
     preset(
         "swin-b",
         &["swin-base", "swin-base-patch4-window7-224"],
         "Swin base, timm's swin_base_patch4_window7_224",
         Config::B,
-        Published { parameters: "88M", macs: "15.5G", top1: 83.5 },
+        Published { parameters: "88M", macs: "15.5G", images_per_s: None, top1: 83.5 },
     ),
 ];
 

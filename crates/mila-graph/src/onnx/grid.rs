@@ -99,7 +99,7 @@ impl Lowering<'_> {
             }
             Extents::Dynamic => {
                 // ceil(n / multiple) * multiple - n, of whole numbers.
-                let grid = self.rows_and_columns(&name, planes);
+                let grid = self.rows_and_columns(&name, planes, Layout::Planes);
                 let [less, by] = [multiple - 1, multiple].map(|n| self.list(&[n as i64; 2]));
                 let above = self.whole(&name, "Add", grid, less);
                 let count = self.whole(&name, "Div", above, by);

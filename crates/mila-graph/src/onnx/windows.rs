@@ -76,14 +76,14 @@ impl Lowering<'_> {
         let by_token = dims([tokens.into(), (3 * heads).into(), d.into()]);
         let x = self.file.node(&format!("{path}/tokens"), "Reshape", &[x, view], &[], by_token);
         let by_head = dims([(3 * heads).into(), tokens.into(), d.into()]);
-        let x = self.transposed(&format!("{path}/heads"), x, &[0, 1, 3, 2, 4], by_head);
+        let x = self.permuted(&format!("{path}/heads"), x, &[0, 1, 3, 2, 4], by_head);
         let [q, k, v] = self.file.split(&path, x, 2, heads, ["q", "k", "v"]);
 
         let scale = self.scalar(1.0 / (d as f32).sqrt());
         let one = dims([heads.into(), tokens.into(), d.into()]);
         let q = self.file.node(&format!("{path}/scaled"), "Mul", &[q, scale], &[], one.clone());
         let turned = dims([heads.into(), d.into(), tokens.into()]);
-        let k = self.transposed(&format!("{path}/keys"), k, &[0, 1, 2, 4, 3], turned);
+        let k = self.permuted(&format!("{path}/keys"), k, &[0, 1, 2, 4, 3], turned);
         let square = dims([heads.into(), tokens.into(), tokens.into()]);
         let scores = self.file.node(&format!("{path}/scores"), "MatMul", &[q, k], &[], square.clone());
         let content = Content::RelativeBias { table, heads, windows, sides: grid.sides };
@@ -96,7 +96,7 @@ impl Lowering<'_> {
         let weights = self.file.node(&format!("{path}/Softmax"), "Softmax", &[scores], &axis, square);
         let mixed = self.file.node(&format!("{path}/mixed"), "MatMul", &[weights, v], &[], one);
         let by_token = dims([tokens.into(), heads.into(), d.into()]);
-        let mixed = self.transposed(&format!("{path}/joined"), mixed, &[0, 1, 3, 2, 4], by_token);
+        let mixed = self.permuted(&format!("{path}/joined"), mixed, &[0, 1, 3, 2, 4], by_token);
 
         let y = self.put_together(&path, mixed, &grid, channels, batch);
         let dims = self.dims(id, Layout::Last);
@@ -111,7 +111,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn transposed(&mut self, name: &str, x: Value, order: &[i64], dims: Vec<Dim>) -> Value {
+    fn permuted(&mut self, name: &str, x: Value, order: &[i64], dims: Vec<Dim>) -> Value {
         self.file.node(name, "Transpose", &[x], &[("perm", Setting::Integers(order.to_vec()))], dims)
     }
 
@@ -132,7 +132,7 @@ impl Lowering<'_> {
         let dims = vec![batch.clone(), rows.clone(), r.into(), columns.clone(), c.into(), width.into()];
         let x = self.file.node(&format!("{path}/cut"), "Reshape", &[x, view], &[], dims);
         let dims = vec![batch, rows, columns, r.into(), c.into(), width.into()];
-        self.transposed(&format!("{path}/windows"), x, &[0, 1, 3, 2, 4, 5], dims)
+        self.permuted(&format!("{path}/windows"), x, &[0, 1, 3, 2, 4, 5], dims)
     }
 
     /// The inverse of [`cut`](Self::cut), without its padding taken off; `x` is any view of the windows in order.
@@ -144,7 +144,7 @@ impl Lowering<'_> {
         let dims = vec![batch.clone(), rows.clone(), columns.clone(), r.into(), c.into(), width.into()];
         let x = self.file.node(&format!("{path}/apart"), "Reshape", &[x, view], &[], dims);
         let dims = vec![batch.clone(), rows, r.into(), columns, c.into(), width.into()];
-        let x = self.transposed(&format!("{path}/beside"), x, &[0, 1, 3, 2, 4, 5], dims);
+        let x = self.permuted(&format!("{path}/beside"), x, &[0, 1, 3, 2, 4, 5], dims);
         let [high, wide] = grid.whole_lists.clone();
         let parts = [List::of(&[0]), high, wide, List::of(&[width])];
         let view = self.joined(&format!("{path}/whole_shape"), &parts, 4);

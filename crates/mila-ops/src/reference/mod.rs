@@ -240,8 +240,8 @@ impl<T: Real> Executor for Reference<T> {
         Ok(x.map(|v| activated(v, then)))
     }
 
-    fn window_attention(&self, qkv: &Array<T>, table: &Vec<T>, heads: usize, windows: Windows) -> Result<Array<T>> {
-        windows::window_attention(qkv, table, heads, windows)
+    fn window_attention(&self, qkv: &Array<T>, table: &Table<T>, heads: usize, windows: Windows) -> Result<Array<T>> {
+        windows::window_attention(qkv, &table.values, heads, windows)
     }
 
     fn linear_attention(&self, qk: &Array<T>, v: &Array<T>, form: LinearAttention) -> Result<Array<T>> {

@@ -10,6 +10,7 @@ pub(crate) const STUDY: Study = Study {
     variants: &[
         variant("baseline", "baseline", "ablation-baseline-32", "ablation-baseline"),
         variant("input-gate", "(1) + input gate", "ablation-input-gate-32", "ablation-input-gate"),
+        variant("forget-gate", "(2) + forget gate", "ablation-forget-gate-32", "ablation-forget-gate"),
         variant("shortcut", "(3) + shortcut", "ablation-shortcut-32", "ablation-shortcut"),
         variant("no-norm", "(4) - normalisation", "ablation-no-norm-32", "ablation-no-norm"),
         variant("single-head", "(5) - multi-head", "ablation-single-head-32", "ablation-single-head"),
