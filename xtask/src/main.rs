@@ -49,6 +49,7 @@ Commands:
   tokens        times one layer of 196 to 262,144 tokens: linear attention, the S6 scan, softmax attention; a table, and a
                 picture as SVG and PNG
                   --out FOLDER     where the picture goes; default: below the target folder
+                  --rounds N       turns; default: 3
   throughput    times the paper's ablation at its size, in turns: ratios to its baseline beside the paper's
                   --batch N        images of a pass; default: 8
                   --rounds N       turns; default: 9
@@ -82,7 +83,7 @@ enum Command {
     Peers(peers::Options),
     Scans(scans::Options),
     Throughput(measurements::Throughput),
-    Tokens { out: Option<PathBuf> },
+    Tokens(measurements::Tokens),
 }
 
 impl Command {
@@ -112,8 +113,7 @@ impl Command {
             ("peers", options) => peers::Options::parse(options).map(Self::Peers),
             ("scans", options) => scans::Options::parse(options).map(Self::Scans),
             ("throughput", options) => measurements::Throughput::parse(options).map(Self::Throughput),
-            ("tokens", []) => Some(Self::Tokens { out: None }),
-            ("tokens", [option, folder]) if option == "--out" => Some(Self::Tokens { out: Some(folder.into()) }),
+            ("tokens", options) => measurements::Tokens::parse(options).map(Self::Tokens),
             ("instructions", []) => Some(Self::Instructions { write: false }),
             ("instructions", [option]) if option == "--write" => Some(Self::Instructions { write: true }),
             _ => None,
@@ -140,7 +140,7 @@ fn run(command: Command) -> Result<()> {
         Command::Peers(options) => peers::peers(root, &options)?,
         Command::Scans(options) => scans::scans(root, &options)?,
         Command::Throughput(options) => measurements::throughput(root, options)?,
-        Command::Tokens { out } => measurements::tokens(root, out)?,
+        Command::Tokens(options) => measurements::tokens(root, options)?,
         Command::Instructions { write } => instructions::instructions(root, write)?,
     }
     Ok(())
@@ -171,8 +171,6 @@ mod tests {
         let options =
             onnx::Options { python: Some("p".into()), openvino: true, peers: true, models: Some("a,b".into()) };
         assert_eq!(parse("onnx --peers --models a,b --openvino --python p"), Some(Command::Onnx(options)));
-        assert_eq!(parse("tokens"), Some(Command::Tokens { out: None }));
-        assert_eq!(parse("tokens --out docs"), Some(Command::Tokens { out: Some("docs".into()) }));
         let options = peers::Options { quick: true, rounds: Some(3), ..peers::Options::default() };
         assert_eq!(parse("peers --quick --rounds 3"), Some(Command::Peers(options)));
     }

@@ -11,10 +11,35 @@ use crate::python::run;
 /// Training takes minutes to build, and nothing here needs it.
 const BUILD: &[&str] = &["--no-default-features"];
 
-/// The cost of one layer by its tokens; pictures go to `out`, or to the target folder.
-pub(crate) fn tokens(root: &Path, out: Option<PathBuf>) -> Result<()> {
+/// The cost of one layer by its tokens.
+pub(crate) fn tokens(root: &Path, options: Tokens) -> Result<()> {
     let program = example(root, "mila", "tokens", BUILD)?;
-    run(Command::new(program).arg(out.unwrap_or_else(|| target(root).join("tokens"))))
+    let out = options.out.unwrap_or_else(|| target(root).join("tokens"));
+    run(Command::new(program).arg(out).arg(options.rounds.to_string()))
+}
+
+/// How `cargo xtask tokens` measures.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Tokens {
+    /// Where the picture goes; none for a place below the target folder.
+    out: Option<PathBuf>,
+    rounds: usize,
+}
+
+impl Tokens {
+    /// `None` for an option that does not exist, or lacks its value.
+    pub(crate) fn parse(options: &[String]) -> Option<Self> {
+        let mut parsed = Self { out: None, rounds: 3 };
+        for pair in options.chunks(2) {
+            let [option, value] = pair else { return None };
+            match option.as_str() {
+                "--out" => parsed.out = Some(value.into()),
+                "--rounds" => parsed.rounds = value.parse().ok().filter(|&rounds| rounds > 0)?,
+                _ => return None,
+            }
+        }
+        Some(parsed)
+    }
 }
 
 /// Images a second of the paper's ablation.
@@ -51,6 +76,16 @@ impl Throughput {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_of_tokens() {
+        let parse = |line: &str| Tokens::parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>());
+        assert_eq!(parse(""), Some(Tokens { out: None, rounds: 3 }));
+        assert_eq!(parse("--rounds 2 --out docs"), Some(Tokens { out: Some("docs".into()), rounds: 2 }));
+        for line in ["--out", "--rounds 0", "docs"] {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
 
     #[test]
     fn options_of_throughput() {

@@ -1,4 +1,4 @@
-//! What one layer costs by the number of its tokens: `tokens FOLDER`, which `cargo xtask tokens` runs.
+//! What one layer costs by the number of its tokens: `tokens FOLDER ROUNDS`, which `cargo xtask tokens` runs.
 //!
 //! Prints tables in Markdown, and writes `tokens.svg` and `tokens.png` to FOLDER. Every time is taken in a process of its own,
 //! `tokens cell OPERATOR SIDE`, so that its largest memory is that of one operator on one map. The operators are those of the
@@ -33,11 +33,10 @@ const SIDES: [usize; 7] = [14, 16, 32, 64, 128, 256, 512];
 const MOST_SOFTMAX: usize = 128;
 /// Exponents are fitted to all sizes, and to those of this side and more, where a call is long.
 const LONG: usize = 64;
-/// Everyone's turns.
-const ROUNDS: usize = 3;
-/// Passes of a turn go on until they are this many, and took this long.
+/// Passes of a turn go on until they are this many and took this long, or took far longer.
 const LEAST_PASSES: usize = 2;
 const LEAST_TIME: Duration = Duration::from_millis(250);
+const MOST_TIME: Duration = Duration::from_secs(4);
 /// Tokens whose values differ; the map repeats them.
 const DISTINCT: usize = 4096;
 
@@ -79,8 +78,8 @@ fn main() -> Result<()> {
             println!("{}", cell(operator, side.parse()?)?);
             Ok(())
         }
-        [folder] => all(Path::new(folder)),
-        _ => Err("usage: tokens FOLDER".into()),
+        [folder, rounds] => all(Path::new(folder), rounds.parse()?),
+        _ => Err("usage: tokens FOLDER ROUNDS".into()),
     }
 }
 
@@ -139,7 +138,7 @@ fn timed(pass: impl Fn() -> mila::ops::Result<Map> + Sync) -> Result<Value> {
     let forgotten = fs::write("/proc/self/clear_refs", "5").is_ok();
     black_box(pass()?);
     let (mut times, mut sum) = (Vec::new(), Duration::ZERO);
-    while times.len() < LEAST_PASSES || sum < LEAST_TIME {
+    while sum < LEAST_TIME || (times.len() < LEAST_PASSES && sum < MOST_TIME) {
         let started = Instant::now();
         let y = awake(&pass)?;
         let time = started.elapsed();
@@ -177,14 +176,14 @@ impl Measured {
     }
 }
 
-/// Every cell in rounds of turns; tables and pictures.
-fn all(folder: &Path) -> Result<()> {
+/// Every cell in `rounds` of turns; tables and pictures.
+fn all(folder: &Path, rounds: usize) -> Result<()> {
     let program = std::env::current_exe()?;
     let sizes = |operator| SIDES.into_iter().filter(move |&side| operator != Operator::Softmax || side <= MOST_SOFTMAX);
     let new = |operator| sizes(operator).map(move |side| Measured { operator, side, ms: Vec::new(), peak_mb: None });
     let mut cells: Vec<Measured> = OPERATORS.into_iter().flat_map(new).collect();
-    for round in 1..=ROUNDS {
-        eprintln!("round {round} of {ROUNDS}");
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
         for cell in &mut cells {
             let arguments = ["cell", cell.operator.name(), &cell.side.to_string()].map(String::from);
             let output = Command::new(&program).args(arguments).stderr(Stdio::inherit()).output()?;
@@ -195,7 +194,7 @@ fn all(folder: &Path) -> Result<()> {
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     println!(
-        "One layer of {CHANNELS} channels, {HEADS} heads, f32, {}, {threads} threads: medians of the passes of {ROUNDS} rounds in \
+        "One layer of {CHANNELS} channels, {HEADS} heads, f32, {}, {threads} threads: medians of the passes of {rounds} rounds in \
          turns.\n",
         Cpu::default().isa()
     );
