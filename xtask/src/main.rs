@@ -52,7 +52,7 @@ Commands:
                   --rounds N       turns; default: 3
   throughput    times the paper's ablation at its size, in turns: ratios to its baseline beside the paper's
                   --batch N        images of a pass; default: 8
-                  --rounds N       turns; default: 9
+                  --rounds N       turns; default: 7
 
 Exit codes: 0 done, 1 failed, 2 usage.
 ";

@@ -59,7 +59,7 @@ pub(crate) struct Throughput {
 impl Throughput {
     /// `None` for an option that does not exist, or lacks its number.
     pub(crate) fn parse(options: &[String]) -> Option<Self> {
-        let mut parsed = Self { batch: 8, rounds: 9 };
+        let mut parsed = Self { batch: 8, rounds: 7 };
         for pair in options.chunks(2) {
             let [option, number] = pair else { return None };
             let number = number.parse().ok().filter(|&number| number > 0)?;
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn options_of_throughput() {
         let parse = |line: &str| Throughput::parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>());
-        assert_eq!(parse(""), Some(Throughput { batch: 8, rounds: 9 }));
+        assert_eq!(parse(""), Some(Throughput { batch: 8, rounds: 7 }));
         assert_eq!(parse("--rounds 3 --batch 16"), Some(Throughput { batch: 16, rounds: 3 }));
         for line in ["--batch", "--batch 0", "--batch x", "--size 5", "8"] {
             assert_eq!(parse(line), None, "{line}");
