@@ -1,16 +1,23 @@
 """The S6 scan in PyTorch, for `cargo xtask scans`.
 
     scan_speed.py make FOLDER TOKENS CHANNELS STATES       writes inputs, as `scan_speed.rs` says
-    scan_speed.py time FOLDER TOKENS CHANNELS STATES THREADS REPEATS
+    scan_speed.py time FOLDER TOKENS CHANNELS STATES THREADS REPEATS OF_ALL_GATES
                                                            compares what is in the folder with PyTorch's results, then prints
-                                                           medians in ms of every version as JSON
+                                                           medians in ms of every version as JSON; OF_ALL_GATES are the repeats
+                                                           of the versions that hold all gates, 0 to leave them out
+
+The reference function of mamba-ssm is timed where that package is installed. It needs no GPU for that, and installs without one:
+
+    MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE pip install --no-deps --no-build-isolation wheel einops mamba-ssm
 """
 
+import importlib.util
 import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -18,6 +25,8 @@ import torch.nn.functional as F
 
 #: max|difference| / max|wanted|: the f32 row of docs/numerics.md, and that of gradients.
 LIMITS = {"y": 1e-4, "gradient": 1e-3}
+#: Tokens of a compiled piece. With one, the way into it takes longer than what it computes; with many, compiling it takes minutes.
+PIECE = 16
 
 
 def make(folder: Path, tokens: int, channels: int, states: int) -> None:
@@ -40,26 +49,40 @@ def step(state, x, delta, b, c, a):
     return state, state @ c
 
 
-def scan(one, x, raw, b, c, bias, a_log, d):
+def piece(state, x, delta, b, c, a):
+    """Some tokens: the state after them, and `[tokens, channels]`."""
+    outputs = []
+    for t in range(x.shape[0]):
+        state, y = step(state, x[t], delta[t], b[t], c[t], a)
+        outputs.append(y)
+    return state, torch.stack(outputs)
+
+
+def scan(run, length, x, raw, b, c, bias, a_log, d):
+    """All tokens, `length` at a time."""
     delta, a = F.softplus(raw + bias), -torch.exp(a_log)
     state = torch.zeros_like(a_log)
     outputs = []
-    for t in range(x.shape[0]):
-        state, y = one(state, x[t], delta[t], b[t], c[t], a)
+    for first in range(0, x.shape[0], length):
+        state, y = run(state, *(map[first : first + length] for map in (x, delta, b, c)), a)
         outputs.append(y)
-    return torch.stack(outputs) + d * x
+    return torch.cat(outputs) + d * x
 
 
 def reference_of_mamba() -> Callable | None:
     """`selective_scan_ref` of the package mamba-ssm, if it is installed."""
-    try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_ref
-    except Exception:  # Without its CUDA extension the import may fail in many ways.
+    package = importlib.util.find_spec("mamba_ssm")
+    if package is None:
         return None
+    # The package imports all of its models, and its file of the scan the CUDA extension, which the reference does not need.
+    shell = ModuleType("mamba_ssm")
+    shell.__path__ = list(package.submodule_search_locations)
+    sys.modules.update(mamba_ssm=shell)
+    sys.modules.setdefault("selective_scan_cuda", ModuleType("selective_scan_cuda"))
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_ref
 
     def run(x, raw, b, c, bias, a_log, d):
-        columns = [value.T[None].contiguous() for value in (x, raw, b, c)]
-        x, raw, b, c = columns
+        x, raw, b, c = (value.T[None].contiguous() for value in (x, raw, b, c))
         return selective_scan_ref(x, raw, -torch.exp(a_log), b, c, d, None, bias, True)[0].T
 
     return run
@@ -71,7 +94,7 @@ def main() -> None:
     if verb == "make":
         make(folder, tokens, channels, states)
         return
-    threads, repeats = rest
+    threads, repeats, of_all_gates = rest
     torch.set_num_threads(threads)
     read = lambda name, *shape: torch.from_numpy(np.fromfile(folder / name, np.float32).reshape(shape))  # noqa: E731
     width = 2 * channels + 2 * states
@@ -82,18 +105,20 @@ def main() -> None:
         leaf.requires_grad_()
     dy = read("dy", tokens, channels)
 
+    torch_is = f"PyTorch {torch.__version__}"
+    compiled = torch.compile(piece, dynamic=False)
     versions = {
-        f"PyTorch {torch.__version__}, loop": lambda *inputs: scan(step, *inputs),
-        f"PyTorch {torch.__version__}, loop over a compiled step": lambda *inputs: scan(torch.compile(step), *inputs),
+        f"{torch_is}, loop": (repeats, lambda *inputs: scan(piece, tokens, *inputs)),
+        f"{torch_is}, loop compiled {PIECE} tokens at a time": (repeats, lambda *inputs: scan(compiled, PIECE, *inputs)),
     }
-    if (run := reference_of_mamba()) is not None:
-        versions["mamba-ssm, selective_scan_ref"] = run
+    if of_all_gates and (run := reference_of_mamba()) is not None:
+        versions["mamba-ssm, selective_scan_ref"] = (of_all_gates, run)
 
     wanted = {"y": read("y", tokens, channels)}
     of_map = read("dmap", tokens, width).split([channels, channels, states, states], dim=1)
     found = [*of_map, read("dbias", channels), read("da_log", channels, states), read("dd", channels)]
     times = {}
-    for name, run in versions.items():
+    for name, (repeats, run) in versions.items():
         with torch.no_grad():
             y = run(*leaves)
         check(name, "y", wanted["y"], y)

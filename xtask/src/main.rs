@@ -3,6 +3,7 @@
 mod check;
 mod golden;
 mod instructions;
+mod measurements;
 mod onnx;
 mod peers;
 mod programs;
@@ -42,8 +43,16 @@ Commands:
                   --models A,B     these models only
                   --sizes N,M      these sides of images only
                   --rounds N       turns; default: 5
-  scans         times the S6 scan, forward and backward, of our kernels and of PyTorch, in turns
-                  --python FILE    as for golden
+  scans         times the S6 scan, forward and backward, of our kernels, of PyTorch and in Burn's own operators, in turns
+                  --python FILE    as for golden; mamba-ssm is timed if it is there (tools/scan_speed.py says how)
+                  --cases N,M      these of its tables only, from 1
+  tokens        times one layer of 196 to 262,144 tokens: linear attention, the S6 scan, softmax attention; a table, and a
+                picture as SVG and PNG
+                  --out FOLDER     where the picture goes; default: below the target folder
+                  --rounds N       turns; default: 3
+  throughput    times the paper's ablation at its size, in turns: ratios to its baseline beside the paper's
+                  --batch N        images of a pass; default: 8
+                  --rounds N       turns; default: 7
 
 Exit codes: 0 done, 1 failed, 2 usage.
 ";
@@ -72,7 +81,9 @@ enum Command {
     Instructions { write: bool },
     Onnx(onnx::Options),
     Peers(peers::Options),
-    Scans { python: Option<PathBuf> },
+    Scans(scans::Options),
+    Throughput(measurements::Throughput),
+    Tokens(measurements::Tokens),
 }
 
 impl Command {
@@ -100,8 +111,9 @@ impl Command {
             }
             ("onnx", options) => onnx::Options::parse(options).map(Self::Onnx),
             ("peers", options) => peers::Options::parse(options).map(Self::Peers),
-            ("scans", []) => Some(Self::Scans { python: None }),
-            ("scans", [option, file]) if option == "--python" => Some(Self::Scans { python: Some(file.into()) }),
+            ("scans", options) => scans::Options::parse(options).map(Self::Scans),
+            ("throughput", options) => measurements::Throughput::parse(options).map(Self::Throughput),
+            ("tokens", options) => measurements::Tokens::parse(options).map(Self::Tokens),
             ("instructions", []) => Some(Self::Instructions { write: false }),
             ("instructions", [option]) if option == "--write" => Some(Self::Instructions { write: true }),
             _ => None,
@@ -126,7 +138,9 @@ fn run(command: Command) -> Result<()> {
         Command::Golden { python, compare } => golden::golden(root, python, compare)?,
         Command::Onnx(options) => onnx::onnx(root, &options)?,
         Command::Peers(options) => peers::peers(root, &options)?,
-        Command::Scans { python } => scans::scans(root, python)?,
+        Command::Scans(options) => scans::scans(root, &options)?,
+        Command::Throughput(options) => measurements::throughput(root, options)?,
+        Command::Tokens(options) => measurements::tokens(root, options)?,
         Command::Instructions { write } => instructions::instructions(root, write)?,
     }
     Ok(())
@@ -157,7 +171,6 @@ mod tests {
         let options =
             onnx::Options { python: Some("p".into()), openvino: true, peers: true, models: Some("a,b".into()) };
         assert_eq!(parse("onnx --peers --models a,b --openvino --python p"), Some(Command::Onnx(options)));
-        assert_eq!(parse("scans --python p"), Some(Command::Scans { python: Some("p".into()) }));
         let options = peers::Options { quick: true, rounds: Some(3), ..peers::Options::default() };
         assert_eq!(parse("peers --quick --rounds 3"), Some(Command::Peers(options)));
     }
@@ -175,6 +188,8 @@ mod tests {
             "onnx mila-t",
             "peers --sizes",
             "scans --python",
+            "tokens docs",
+            "throughput --rounds",
         ] {
             assert_eq!(parse(line), None, "{line}");
         }

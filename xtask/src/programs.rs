@@ -44,6 +44,13 @@ impl Programs {
     }
 }
 
+/// An example of a package, built in the release profile, with these options of the build.
+pub(crate) fn example(root: &Path, package: &str, name: &str, options: &[&str]) -> Result<PathBuf> {
+    let build = ["build", "--release", "--package", package, "--example", name];
+    run(cargo(&build).current_dir(root).args(options))?;
+    Ok(target(root).join("release/examples").join(format!("{name}{EXE_SUFFIX}")))
+}
+
 /// The workspace's target folder.
 pub(crate) fn target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)

@@ -2,7 +2,7 @@
 //! tokens become, as numbers and as SVG and PNG.
 //!
 //! [`layers`] runs a model once and looks at every layer that mixes tokens. It knows no model: what a map is for, the model says
-//! itself ([`mila_ops::Mechanism`]). [`heat_maps`] and [`layer_chart`] draw what it returns; [`bars`] and [`contact_sheet`] are
+//! itself ([`mila_ops::Mechanism`]). [`heat_maps`] and [`layer_chart`] draw what it returns; [`bars`], [`lines`] and [`contact_sheet`] are
 //! the pictures of other commands.
 //!
 //! ```
@@ -27,12 +27,14 @@ pub mod bars;
 mod colour_map;
 pub mod contact_sheet;
 mod drawing;
+PLACEHOLDER
 mod gates;
 mod heading;
 pub mod heat_maps;
 mod labels;
 mod layer;
 pub mod layer_chart;
+pub mod lines;
 mod pixel_font;
 
 pub use drawing::Drawing;
