@@ -225,9 +225,19 @@ fn ablation_for_small_images() {
     };
     let (parameters, macs) = count("baseline");
     assert_eq!((parameters, macs), (367_402, 17_755_392));
-    for name in
-        ["input-gate", "forget-gate", "shortcut", "no-norm", "single-head", "block-all", "block-sub", "ape", "lepe", "cpe", "rope"]
-    {
+    for name in [
+        "input-gate",
+        "forget-gate",
+        "shortcut",
+        "no-norm",
+        "single-head",
+        "block-all",
+        "block-sub",
+        "ape",
+        "lepe",
+        "cpe",
+        "rope",
+    ] {
         let found = count(name);
         assert!((200_000..400_000).contains(&found.0), "{name}: {} parameters", found.0);
     }

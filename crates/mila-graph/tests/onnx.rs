@@ -64,8 +64,9 @@ fn has_recurrence(trace: &Trace) -> bool {
 #[test]
 fn files_are_whole() {
     let ablation = ["block-all", "input-gate", "rope", "single-head"].map(|variant| format!("ablation-{variant}-32"));
-    let names =
-        ["mila-nano", "mila-t", "convnext-t", "mambaout-t", "swin-t"].into_iter().chain(ablation.iter().map(String::as_str));
+    let names = ["mila-nano", "mila-t", "convnext-t", "mambaout-t", "swin-t"]
+        .into_iter()
+        .chain(ablation.iter().map(String::as_str));
     for name in names {
         for task in TASKS {
             let trace = trace(name, task);

@@ -27,7 +27,6 @@ pub mod bars;
 mod colour_map;
 pub mod contact_sheet;
 mod drawing;
-PLACEHOLDER
 mod gates;
 mod heading;
 pub mod heat_maps;

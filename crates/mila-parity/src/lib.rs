@@ -19,8 +19,8 @@ pub use formula::{Formula, formula, formula_input};
 pub use golden::{Case, Golden};
 pub use golden_recurrence::{recurrence_golden_gradients, recurrence_goldens};
 pub use models::{
-    CONVNEXT_REDUCED, MAMBA_ND_REDUCED, MAMBAOUT_REDUCED, MILA_REDUCED, SWIN_REDUCED, VIM_REDUCED, VMAMBA_REDUCED, VMAMBA_V0_REDUCED,
-    ablation_reduced, blocks, mamba_models, mamba_presets, models, presets,
+    CONVNEXT_REDUCED, MAMBA_ND_REDUCED, MAMBAOUT_REDUCED, MILA_REDUCED, SWIN_REDUCED, VIM_REDUCED, VMAMBA_REDUCED,
+    VMAMBA_V0_REDUCED, ablation_reduced, blocks, mamba_models, mamba_presets, models, presets,
 };
 pub use operators::operators;
 pub use recurrence::{GateKind, InputKind, Operands, ReadKind, RecurrenceCase, ShortcutKind, StartKind, recurrences};

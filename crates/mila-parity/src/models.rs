@@ -1,6 +1,8 @@
 //! The block and whole models of reduced size against PyTorch: logits, each stage, each level of the pyramid.
 
-use mila_models::{Architecture, Output, Preset, Task, ablation, convnext, mamba_nd, mambaout, mila, swin, vim, vmamba};
+use mila_models::{
+    Architecture, Output, Preset, Task, ablation, convnext, mamba_nd, mambaout, mila, swin, vim, vmamba,
+};
 use mila_ops::reference::Array;
 use mila_ops::{Builder, Dims, NoTap, Numeric, Result, Tap};
 

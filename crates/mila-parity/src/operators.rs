@@ -2,7 +2,7 @@
 
 use mila_ops::{
     Activation, BatchNormWanted, ConvWanted, Init, LinearAttention, LinearWanted, NormForm, NormWanted, Numeric,
-    PatchOrder,     Result, Wanted, Window, Windows,
+    PatchOrder, Result, Wanted, Window, Windows,
 };
 
 use crate::{Case, Factory, Golden, Tolerance, assert_close};

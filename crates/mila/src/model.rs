@@ -240,7 +240,8 @@ fn shapes(trace: &Trace) -> Shapes<'_> {
 /// tensor is missing (for the pyramid) or does not fit (for `--reset-head`). A layer is a whole: a kept bias means
 /// nothing beside a new weight.
 fn fresh(trace: &Trace, other: &Shapes<'_>, checkpoint: &Checkpoint, request: &Request) -> Vec<String> {
-    let own = || trace.manifest().iter().filter(|wanted| other.get(wanted.name.as_str()) != Some(&wanted.shape.as_slice()));
+    let own =
+        || trace.manifest().iter().filter(|wanted| other.get(wanted.name.as_str()) != Some(&wanted.shape.as_slice()));
     let lacks = |wanted: &&Wanted| match checkpoint.get(&wanted.name) {
         None => request.pyramid || request.reset_head,
         Some(tensor) => request.reset_head && !request.pyramid && tensor.shape() != wanted.shape,

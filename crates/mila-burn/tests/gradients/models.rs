@@ -188,7 +188,8 @@ fn every_parameter_is_trained() {
         Architecture::Swin(SWIN_REDUCED),
     ];
     let pictures = pictures.map(|architecture| (architecture, Dims::new(3, 72, 40, 3)));
-    let grids = ["input-gate", "shortcut", "no-norm", "single-head", "block-all", "block-sub", "ape", "lepe", "cpe", "rope"];
+    let grids =
+        ["input-gate", "shortcut", "no-norm", "single-head", "block-all", "block-sub", "ape", "lepe", "cpe", "rope"];
     let grids = grids.map(|variant| (ablation_reduced(variant), Dims::new(3, 16, 16, 3)));
     for (architecture, dims) in pictures.into_iter().chain(grids) {
         for form in forms() {
