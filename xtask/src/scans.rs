@@ -18,6 +18,11 @@ use crate::python::Environment;
 const ROUNDS: usize = 3;
 /// Multiply-adds and other operations of one element of the state, as the tables of the Mamba families count a scan.
 const OPERATIONS: f64 = 9.0;
+/// Instructions for an element of the state that only units for multiply-adds take: the logarithm of the gate, the five of its
+/// exponential's polynomial, what is written, the state and the read. Six more can go elsewhere.
+const OF_ELEMENT: f64 = 9.0;
+/// The same for a token's channel: twenty of its softplus, Δ x and D x.
+const OF_CHANNEL: f64 = 22.0;
 
 /// A scan of one image.
 struct Case {
@@ -179,11 +184,13 @@ impl Case {
         // What is read and written once: x, step sizes, y; B and C.
         let bytes = 4.0 * self.tokens as f64 * (3 * self.channels + 2 * self.states) as f64;
         let share = |ms: f64| 100.0 * ms / ours.0;
+        let units = 2.0 * (OF_ELEMENT * elements + OF_CHANNEL * (self.tokens * self.channels) as f64);
         table += &format!(
-            "\nOur forward pass is {:.0} % of the copies' speed over what it must read and write, and {:.0} % of the multiply-adds' \
-             over {OPERATIONS} operations an element of the state.\n",
+            "\nOur forward pass is {:.0} % of the copies' speed over what it must read and write, {:.0} % of the multiply-adds' over \
+             {OPERATIONS} operations an element of the state, and {:.0} % of theirs over what only their units can do of it.\n",
             share(bytes / copy / 1e6),
             share(OPERATIONS * elements / gflops / 1e6),
+            share(units / gflops / 1e6),
         );
         if self.of_all_gates == 0 {
             table += "Burn's own operators and mamba-ssm's function would take minutes here: each step of their way back writes a \

@@ -490,4 +490,8 @@ impl Numeric for Burn {
     fn read(&self, map: &Tensor<4>) -> Result<Array<f32>> {
         Ok(Array { dims: dims(map), values: values(map.clone().inner())? })
     }
+
+    fn read_parameter(&self, parameter: &Parameter) -> Result<Vec<f32>> {
+        self.store.read(parameter.handle)
+    }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use mila_ops::recurrence::{self, Gate, Part, RecurrenceSizes, Resolved, Steps};
-use mila_ops::{Error, Recurrence, RecurrenceOn, Result};
+use mila_ops::{Dims, Error, Recurrence, RecurrenceOn, Result};
 
 use crate::executor::{Burn, Form, Parameter, dims, values};
 use crate::operation::{Call, Operation};
@@ -27,6 +27,11 @@ pub(crate) struct Packed {
 /// See [`mila_ops::Executor::recurrence`].
 pub(crate) fn recurrence(burn: &Burn, r: &RecurrenceOn<'_, Burn>) -> Result<(Tensor<4>, Tensor<4>)> {
     let resolved = recurrence::resolve::<Burn>(r, dims, |parameter| parameter.volume)?;
+    if resolved.output.batch == 0 {
+        let device = r.v.whole().device();
+        let empty = |dims: Dims| Tensor::zeros([0, dims.height, dims.width, dims.channels], &device);
+        return Ok((empty(resolved.output), empty(resolved.sizes.state_dims(0))));
+    }
     let steps = resolved.walk()?;
     let map = |part: &Part<'_, Tensor<4>>| {
         let range = part.range(part.whole().dims()[3]);
@@ -76,7 +81,7 @@ fn packed(
     let parameters = (!parameters.is_empty()).then(|| Tensor::cat(parameters, 0));
     let both = crate::extension::apply(call, Tensor::cat(maps, 3), [parameters, start]);
     let states = sizes.state_dims(output.batch);
-    let part = |start: usize, dims: mila_ops::Dims| {
+    let part = |start: usize, dims: Dims| {
         let part = both.clone().narrow(3, start, dims.volume());
         part.reshape([dims.batch, dims.height, dims.width, dims.channels])
     };

@@ -6,15 +6,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use mila_kernels::linear_attention::{self, Attention, Rotations};
 use mila_kernels::{
-    Centre, Isa, WindowAttention, activation, bottleneck, channels, conv, depthwise, elementwise, layer_norm, linear, mlp,
-    pool, rms_norm, window_attention,
+    Centre, Isa, WindowAttention, activation, bottleneck, channels, conv, depthwise, elementwise, layer_norm, linear,
+    mlp, pool, rms_norm, window_attention,
 };
-use mila_ops::reference::Array;
 use mila_ops::{
     Activation, BatchNormWanted, Bottleneck, CausalConv, ConvWanted, Dims, DropPath, Executor, FusedBottleneck,
-    GatedConv, GatedInput, LinearAttention, LinearWanted, Mlp, NormWanted, Normalisation, NormedLinear, Numeric, Onto,
-    PatchOrder, Positions, RecurrenceOn, Residual, Result, ScanOrder, Source, Tap, TokenPlace, Wanted, Window,
-    Windows, composed, rope2d, shape,
+    GatedConv, GatedInput, LinearAttention, LinearWanted, Mlp, NormWanted, Normalisation, NormedLinear, Onto,
+    PatchOrder, Positions, RecurrenceOn, Residual, Result, ScanOrder, Source, Tap, TokenPlace, Wanted, Window, Windows,
+    composed, rope2d, shape,
 };
 
 use crate::arguments::{epilogue, extent, kernel_activation, kernel_window};
@@ -486,16 +485,5 @@ impl Executor for Cpu {
         let y =
             self.operator("bottleneck", dims, |y| bottleneck::forward(self.isa, x.values(), extent(input), layers, y))?;
         tap.pass(&p.names[2], y)
-    }
-}
-
-impl Numeric for Cpu {
-    fn map(&self, dims: Dims, values: &[f32]) -> Result<Map> {
-        shape::input(dims, values.len())?;
-        Ok(self.written(dims, |map| map.copy_from_slice(values)))
-    }
-
-    fn read(&self, map: &Map) -> Result<Array<f32>> {
-        Ok(Array { dims: map.dims(), values: map.values().to_vec() })
     }
 }

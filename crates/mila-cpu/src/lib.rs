@@ -21,6 +21,7 @@ mod buffer;
 mod executor;
 mod fused;
 mod grid;
+mod numeric;
 mod observer;
 mod prepared;
 mod recurrence;

@@ -59,6 +59,30 @@ pub trait Arithmetic {
         Self::mul_add_each(a, Self::splat(1.0), b)
     }
 
+    /// `a - b`, float by float.
+    fn sub(a: Self::Register, b: Self::Register) -> Self::Register;
+
+    /// `a * b`, float by float.
+    fn mul(a: Self::Register, b: Self::Register) -> Self::Register;
+
+    /// The larger of two floats each, and that of `b` if one of them is NaN.
+    fn max(a: Self::Register, b: Self::Register) -> Self::Register;
+
+    /// Adds integers to the exponents of `x`: those of the low bits of `integers`, and whatever stands above them is lost.
+    fn add_to_exponents(x: Self::Register, integers: Self::Register) -> Self::Register;
+
+    /// The sum of each register: float `i` is that of register `i`.
+    #[inline(always)]
+    fn sums(rows: [Self::Register; LANES]) -> Self::Register {
+        let mut columns = Self::transpose(rows);
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                columns[i] = Self::add(columns[i], columns[i + half]);
+            }
+        }
+        columns[0]
+    }
+
     /// Floats 1, 0, 3, 2 and so on.
     #[inline(always)]
     fn swap_pairs(x: Self::Register) -> Self::Register {
@@ -194,5 +218,57 @@ impl Arithmetic for Portable {
     #[inline(always)]
     fn mul_add_each(a: Self::Register, b: Self::Register, c: Self::Register) -> Self::Register {
         std::array::from_fn(|l| Self::mul_add(a[l], b[l], c[l]))
+    }
+
+    #[inline(always)]
+    fn sub(a: Self::Register, b: Self::Register) -> Self::Register {
+        std::array::from_fn(|l| a[l] - b[l])
+    }
+
+    #[inline(always)]
+    fn mul(a: Self::Register, b: Self::Register) -> Self::Register {
+        std::array::from_fn(|l| a[l] * b[l])
+    }
+
+    #[inline(always)]
+    fn max(a: Self::Register, b: Self::Register) -> Self::Register {
+        std::array::from_fn(|l| if a[l] > b[l] { a[l] } else { b[l] })
+    }
+
+    #[inline(always)]
+    fn add_to_exponents(x: Self::Register, integers: Self::Register) -> Self::Register {
+        std::array::from_fn(|l| f32::from_bits(x[l].to_bits().wrapping_add(integers[l].to_bits() << 23)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::{Isa, Kernel};
+
+    struct Sums([[f32; LANES]; LANES]);
+
+    impl Kernel for Sums {
+        type Output = [f32; LANES];
+
+        #[inline(always)]
+        fn run<A: Arithmetic>(self) -> [f32; LANES] {
+            let mut rows = [A::splat(0.0); LANES];
+            for (row, floats) in rows.iter_mut().zip(&self.0) {
+                *row = A::load(floats);
+            }
+            let mut sums = [0.0; LANES];
+            A::store(A::sums(rows), &mut sums);
+            sums
+        }
+    }
+
+    #[test]
+    fn sums_stand_in_the_order_of_their_registers() {
+        let rows = std::array::from_fn(|r| std::array::from_fn(|l| ((r * r + 3) * (l + 1) + l * l) as f32));
+        let wanted: [f32; LANES] = rows.map(|row: [f32; LANES]| row.iter().sum());
+        for isa in Isa::available() {
+            assert_eq!(isa.run(Sums(rows)), wanted, "{isa}");
+        }
     }
 }

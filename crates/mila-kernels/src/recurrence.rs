@@ -18,6 +18,7 @@ mod block;
 mod forward;
 mod normaliser;
 mod stage;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -151,10 +152,19 @@ pub struct Recurrence<'a> {
 impl Recurrence<'_> {
     /// Columns of the normaliser's state of a head.
     pub fn sums(&self) -> usize {
-        match (self.normaliser, self.decay) {
-            (Normaliser::None, _) => 0,
-            (Normaliser::Decaying(_), Decay::Values(_) | Decay::Factored { .. }) => self.values,
-            _ => 1,
+        match self.normaliser {
+            Normaliser::None => 0,
+            _ if self.has_one_sum() => 1,
+            _ => self.values,
+        }
+    }
+
+    /// Whether the columns of a head share a normaliser.
+    fn has_one_sum(&self) -> bool {
+        match self.normaliser {
+            Normaliser::None => false,
+            Normaliser::Decaying(_) => !matches!(self.decay, Decay::Values(_) | Decay::Factored { .. }),
+            Normaliser::Constant(_) => true,
         }
     }
 

@@ -3,7 +3,9 @@
 //! A 7x7 depthwise convolution followed by an MLP, `x + gamma * fc2(gelu(fc1(norm(dw(x)))))`; patches as stem and
 //! between stages. Kernels without padding drop what is left over at the lower and right border, as PyTorch does.
 
-use mila_ops::{Activation, Builder, Convolution, DropPath, Executor, Init, Mlp, Onto, Residual, Result, Tap};
+use mila_ops::{
+    Activation, Builder, Convolution, DropPath, Executor, Init, Mechanism, Mlp, Onto, Residual, Result, Tap,
+};
 
 use crate::model::{Model, Output, Task, drop_path_rates};
 use crate::pyramid::Pyramid;
@@ -86,6 +88,7 @@ impl<E: Executor> Block<E> {
     }
 
     fn forward(&self, e: &E, x: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
+        tap.mechanism(&self.conv_name, Mechanism::Local)?;
         let local = tap.pass(&self.conv_name, e.conv(&x, &self.conv_dw, Activation::None)?)?;
         let add = Residual { onto: Onto::Map(x), layer_scale: Some(&self.gamma), drop_path: self.drop_path };
         let x = e.mlp(local, &self.mlp, add, tap)?;

@@ -10,8 +10,8 @@
 //! positions, for which there is no operator here, and a tenth of the weight decay on `A_log`, which is exempt here.
 
 use mila_ops::{
-    Activation, Builder, Convolution, DropPath, Error, Executor, GatedInput, Init, LAYER_NORM_EPS, PatchOrder,
-    Residual, Result, ScanOrder, Tap,
+    Activation, Builder, Convolution, DropPath, Error, Executor, GatedInput, Init, LAYER_NORM_EPS, Mechanism,
+    PatchOrder, Residual, Result, ScanOrder, Tap,
 };
 
 use crate::model::{Model, Output, Task, drop_path_rates};
@@ -195,7 +195,11 @@ impl<E: Executor> Block<E> {
         };
         let prepared = self.scan.prepare(e, &inner, tap)?;
         drop(inner);
-        let (mixed, _) = e.recurrence(&self.scan.recurrence(&prepared))?;
+        let mixed = {
+            let scan = self.scan.recurrence(&prepared);
+            tap.mechanism(&self.names.scan, Mechanism::Recurrences(std::slice::from_ref(&scan)))?;
+            e.recurrence(&scan)?.0
+        };
         drop(prepared);
         let mixed = tap.pass(&self.names.scan, mixed)?;
         let add = Residual { drop_path: self.drop_path, ..Residual::onto(onto) };

@@ -4,7 +4,9 @@
 //! fc1(norm(x))`, where a 7x7 depthwise convolution sees as many channels as the block has and the rest of the hidden ones
 //! pass by it. Field names are those of the official code, at yuweihao/MambaOut commit 9f2f234, which timm shares.
 
-use mila_ops::{Activation, Builder, Convolution, DropPath, Executor, GatedConv, NormedLinear, Residual, Result, Tap};
+use mila_ops::{
+    Activation, Builder, Convolution, DropPath, Executor, GatedConv, Mechanism, NormedLinear, Residual, Result, Tap,
+};
 
 use crate::model::{Model, Output, Task, drop_path_rates};
 use crate::pyramid::Pyramid;
@@ -85,6 +87,7 @@ impl<E: Executor> Block<E> {
 
     fn forward(&self, e: &E, x: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
         let add = Residual { drop_path: self.drop_path, ..Residual::onto_input() };
+        tap.mechanism(&self.mixer.conv_name, Mechanism::Local)?;
         let x = e.gated_conv(x, &self.mixer, add, tap)?;
         tap.pass(&self.name, x)
     }

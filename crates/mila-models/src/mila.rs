@@ -9,7 +9,7 @@
 
 use mila_ops::{
     Activation, Bottleneck, Builder, Convolution, DropPath, Error, Executor, FusedBottleneck, GatedInput,
-    LAYER_NORM_EPS, LinearAttention, Mlp, Residual, Result, Tap,
+    LAYER_NORM_EPS, LinearAttention, Mechanism, Mlp, Residual, Result, Tap,
 };
 
 use crate::model::{Model, Output, Task, drop_path_rates};
@@ -205,6 +205,7 @@ impl<E: Executor> Block<E> {
     /// Linear attention plus the local positional encoding; the value is not projected.
     fn attention(&self, e: &E, v: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
         let qk = tap.pass(&self.names.qk, e.linear(&v, &self.qk, Activation::None)?)?;
+        tap.mechanism(&self.names.attention, Mechanism::LinearAttention { qk: &qk, form: self.attention })?;
         let global = e.linear_attention(&qk, &v, self.attention)?;
         drop(qk);
         let mixed = e.conv_residual(v, &self.lepe, Residual::onto(global))?;

@@ -6,8 +6,8 @@
 //! window is at any size.
 
 use mila_ops::{
-    Activation, Builder, Convolution, DropPath, Executor, Init, LAYER_NORM_EPS, Mlp, NormedLinear, PatchOrder,
-    Residual, Result, Tap, Windows,
+    Activation, Builder, Convolution, DropPath, Executor, Init, LAYER_NORM_EPS, Mechanism, Mlp, NormedLinear,
+    PatchOrder, Residual, Result, Tap, Windows,
 };
 
 use crate::model::{Model, Output, Task, drop_path_rates};
@@ -130,6 +130,7 @@ impl<E: Executor> Block<E> {
     fn forward(&self, e: &E, x: E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
         let qkv = e.normed_linear(&x, &self.qkv, tap)?;
         let qkv = tap.pass(&self.names.qkv, qkv)?;
+        tap.mechanism(&self.names.attention, Mechanism::Local)?;
         let mixed = e.window_attention(&qkv, &self.table, self.heads, self.windows)?;
         drop(qkv);
         let mixed = tap.pass(&self.names.attention, mixed)?;

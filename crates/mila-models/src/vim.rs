@@ -11,8 +11,8 @@
 //! The step sizes of the backward scan start from a bias of zero, as released, those of the forward scan as Mamba's.
 
 use mila_ops::{
-    Activation, Builder, Convolution, DropPath, Error, Executor, GatedInput, Init, Residual, Result, ScanOrder, Tap,
-    TokenPlace,
+    Activation, Builder, Convolution, DropPath, Error, Executor, GatedInput, Init, Mechanism, Residual, Result,
+    ScanOrder, Tap, TokenPlace,
 };
 
 use crate::model::{Model, Output, Task, drop_path_rates};
@@ -156,7 +156,11 @@ impl<E: Executor> Block<E> {
         let scanned = [first.prepare(e, &inner, tap)?, second.prepare(e, &inner, tap)?];
         drop(inner);
         let [to_end, to_start] = &scanned;
-        let sum = e.recurrences(&[first.recurrence(to_end), second.recurrence(to_start)])?;
+        let sum = {
+            let both = [first.recurrence(to_end), second.recurrence(to_start)];
+            tap.mechanism(&self.names.scans, Mechanism::Recurrences(&both))?;
+            e.recurrences(&both)?
+        };
         drop(scanned);
         let mixed = e.scale_all(sum, 0.5)?;
         let mixed = tap.pass(&self.names.scans, mixed)?;
@@ -183,6 +187,7 @@ impl<E: Executor> Model<E> for Classifier<E> {
         let patches = tap.pass("patch_embed.proj", e.conv(&image, &self.patches, Activation::None)?)?;
         e.require_grid(&patches, self.grid)?;
         let row = e.insert_token(&patches, &self.class_token, self.place)?;
+        tap.mechanism("pos_embed", Mechanism::Row { grid: self.grid, class_token: self.place })?;
         drop(patches);
         let mut x = tap.pass("pos_embed", e.add_positions(row, &self.positions)?)?;
         for block in &self.blocks {

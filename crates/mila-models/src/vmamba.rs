@@ -10,7 +10,7 @@
 //! marks the former as exempt. Here neither decays.
 
 use mila_ops::{
-    Activation, Builder, CROSS_SCAN, Convolution, DropPath, Executor, GatedInput, Init, LAYER_NORM_EPS, Mlp,
+    Activation, Builder, CROSS_SCAN, Convolution, DropPath, Executor, GatedInput, Init, LAYER_NORM_EPS, Mechanism, Mlp,
     NormedLinear, PatchOrder, Residual, Result, Tap,
 };
 
@@ -301,6 +301,7 @@ impl<E: Executor> Block<E> {
         let deltas = self.scans.iter().map(|scan| scan.delta(e, &projected)).collect::<Result<Vec<_>>>()?;
         let along = |(scan, delta): (&SelectiveScan<E>, _)| scan.recurrence(&value, delta, &projected, &self.rates);
         let recurrences: Vec<_> = self.scans.iter().zip(&deltas).map(along).collect();
+        tap.mechanism(&self.names.scans, Mechanism::Recurrences(&recurrences))?;
         e.recurrences(&recurrences)
     }
 }

@@ -25,6 +25,7 @@ mod composite;
 mod dims;
 mod error;
 mod executor;
+mod mechanism;
 mod mode;
 mod numeric;
 mod parameter;
@@ -46,6 +47,7 @@ pub use composite::{Bottleneck, FusedBottleneck, GatedConv, GatedInput, Mlp, Nor
 pub use dims::{Dims, Window};
 pub use error::{Error, Result};
 pub use executor::{Executor, LAYER_NORM_EPS};
+pub use mechanism::Mechanism;
 pub use mode::{BatchStatistics, DropPath, Mode};
 pub use numeric::Numeric;
 pub use parameter::{

@@ -22,4 +22,10 @@ pub trait Numeric: Executor {
     /// # Errors
     /// [`crate::Error::Backend`] if a device cannot be read.
     fn read(&self, map: &Self::Map) -> Result<Array<f32>>;
+
+    /// The values of a raw parameter, row-major.
+    ///
+    /// # Errors
+    /// [`crate::Error::Backend`] if a device cannot be read.
+    fn read_parameter(&self, parameter: &Self::Parameter) -> Result<Vec<f32>>;
 }

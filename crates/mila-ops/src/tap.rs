@@ -1,6 +1,6 @@
 //! Looking at, and replacing, named intermediate maps.
 
-use crate::{Executor, Result};
+use crate::{Executor, Mechanism, Result};
 
 /// Sees the named maps that it wants, and may return others in their place: an occluded one, one that keeps a gradient.
 ///
@@ -16,6 +16,16 @@ pub trait Tap<E: Executor> {
     /// # Errors
     /// Any error ends the forward pass.
     fn see(&mut self, name: &str, map: E::Map) -> Result<E::Map>;
+
+    /// Hears what the layer whose tokens come out as the map `name` is about to do to them. A layer may have several things to
+    /// tell; all of them come before its map.
+    ///
+    /// # Errors
+    /// Any error ends the forward pass.
+    fn mechanism(&mut self, name: &str, what: Mechanism<'_, E>) -> Result<()> {
+        let _ = (name, what);
+        Ok(())
+    }
 
     /// Gives `map` to [`see`](Self::see) if it is wanted.
     ///

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mila::cpu::{Cpu, Map, awake};
-use mila::lines::{Chart, Line, to_png, to_svg};
+use mila::inspect::lines::{Chart, Line, to_png, to_svg};
 use mila::ops::random::Stream;
 use mila::ops::recurrence::{CROSS_SCAN, Delta, Gate, InputGate, Part, Shortcut};
 use mila::ops::{

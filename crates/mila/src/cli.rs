@@ -6,11 +6,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mila::cpu::{Cpu, Isa, Level, Precision};
 use mila::model::Request;
 
+pub(crate) use self::inspection::{Inspect, MapName};
 #[cfg(feature = "train")]
 pub(crate) use self::training::{Demo, Study, Train};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
+mod inspection;
 #[cfg(feature = "train")]
 mod training;
 
@@ -30,6 +32,7 @@ const EXAMPLES: &str = "Examples:
   mila predict runs/pets/best cat.jpg photos/         the five best classes of each picture
   mila train --data pets/ --arch mila-nano --out runs/pets
   mila eval runs/pets/best pets/ --val-fraction 0.1   top-1, top-5, per class, of what training held out
+  mila inspect runs/pets/best cat.jpg --map attention -o attention.png
   mila convert MLLA_T.pth mila-t/ --arch mila-t       an official checkpoint as a model directory
   mila export runs/pets/best pets.onnx --dynamic      for ONNX Runtime, OpenVINO and others
 
@@ -150,6 +153,8 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Time a model's forward pass, beside what this machine could do
     Bench(Bench),
+    /// Show what the layers of a model do with a picture: gates, attention, token norms
+    Inspect(Inspect),
     /// Convert weights between .pth, .safetensors and model directories (never writes .pth)
     Convert(Convert),
     /// Write a model as ONNX, for other runtimes

@@ -16,15 +16,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub mod bars;
 pub mod classify;
-pub mod contact_sheet;
 pub mod digits;
-mod drawing;
-pub mod lines;
 pub mod model;
 pub mod npy;
-mod pixel_font;
 pub mod preprocessing;
 
 #[cfg(feature = "train")]
@@ -32,6 +27,7 @@ pub use mila_burn as burn;
 pub use mila_cpu as cpu;
 pub use mila_data as data;
 pub use mila_graph as graph;
+pub use mila_inspect as inspect;
 pub use mila_models as models;
 pub use mila_ops as ops;
 #[cfg(feature = "train")]

@@ -45,6 +45,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
         Command::Study(args) => commands::study::run(&args, &machine, terminal),
         Command::Eval(args) => commands::eval::run(args, &machine, terminal),
         Command::Bench(args) => commands::bench::run(args, &machine, terminal),
+        Command::Inspect(args) => commands::inspect::run(args, &machine, terminal),
         Command::Convert(args) => commands::convert::run(args, terminal),
         Command::Export(args) => commands::export::run(args, terminal),
         Command::Doctor => commands::doctor::run(&machine, terminal),

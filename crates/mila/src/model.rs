@@ -1,6 +1,6 @@
 //! What the command line calls a MODEL: a model directory, or an architecture's name with weights or random values.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use mila_data::EvalTransform;
@@ -200,18 +200,18 @@ fn loaded(
     }
     let mut notes = origin_notes(&checkpoint, request);
     let trace = Trace::of(preset, task)?;
-    let other_trace = Trace::of(
-        preset,
-        match task {
-            Task::Classify { .. } => Task::Pyramid,
-            Task::Pyramid => Task::Classify { classes: preset.classes },
-        },
-    )?;
-    let (wanted, other) = (names(&trace), names(&other_trace));
+    // A pyramid's own tensors are those that the classifier lacks, a classifier's head what its number of classes shapes. Not every
+    // model has a pyramid.
+    let classes = match task {
+        Task::Classify { classes } => classes + 1,
+        Task::Pyramid => preset.classes,
+    };
+    let other_trace = Trace::of(preset, Task::Classify { classes })?;
+    let (wanted, other) = (shapes(&trace), shapes(&other_trace));
     let fresh = fresh(&trace, &other, &checkpoint, request);
     let may_be_fresh = |name: &str| fresh.iter().any(|n| n == name);
     // The head of the other task.
-    let may_be_unused = |name: &str| request.pyramid && other.contains(name) && !wanted.contains(name);
+    let may_be_unused = |name: &str| request.pyramid && other.contains_key(name) && !wanted.contains_key(name);
     let allow = Allow { fresh: &may_be_fresh, unused: &may_be_unused };
     let allowed = checkpoint.check(trace.manifest(), &allow).map_err(|mismatch| Error::Mismatch {
         path: path.to_owned(),
@@ -229,15 +229,18 @@ fn loaded(
     Ok(Resolved { preset, task, transform, labels, parameters, notes })
 }
 
-fn names(trace: &Trace) -> HashSet<&str> {
-    trace.manifest().iter().map(|wanted| wanted.name.as_str()).collect()
+/// Names and shapes of what a model asks for.
+type Shapes<'t> = HashMap<&'t str, &'t [usize]>;
+
+fn shapes(trace: &Trace) -> Shapes<'_> {
+    trace.manifest().iter().map(|wanted| (wanted.name.as_str(), wanted.shape.as_slice())).collect()
 }
 
 /// The tensors that are initialised although there are weights: of what only this task has, those layers of which a
 /// tensor is missing (for the pyramid) or does not fit (for `--reset-head`). A layer is a whole: a kept bias means
 /// nothing beside a new weight.
-fn fresh(trace: &Trace, other: &HashSet<&str>, checkpoint: &Checkpoint, request: &Request) -> Vec<String> {
-    let own = || trace.manifest().iter().filter(|wanted| !other.contains(wanted.name.as_str()));
+fn fresh(trace: &Trace, other: &Shapes<'_>, checkpoint: &Checkpoint, request: &Request) -> Vec<String> {
+    let own = || trace.manifest().iter().filter(|wanted| other.get(wanted.name.as_str()) != Some(&wanted.shape.as_slice()));
     let lacks = |wanted: &&Wanted| match checkpoint.get(&wanted.name) {
         None => request.pyramid || request.reset_head,
         Some(tensor) => request.reset_head && !request.pyramid && tensor.shape() != wanted.shape,
@@ -280,9 +283,11 @@ pub fn origin_notes(checkpoint: &Checkpoint, request: &Request) -> Vec<String> {
     notes
 }
 
-/// The class count of a checkpoint, from the bias of the head.
+/// The class count of a checkpoint, from the first tensor whose first extent it is: the weight of the head.
 pub fn stored_classes(preset: &Preset, checkpoint: &Checkpoint) -> Option<usize> {
-    let trace = Trace::of(preset, Task::Classify { classes: preset.classes }).ok()?;
-    let bias = &trace.manifest().last()?.name;
-    checkpoint.get(bias)?.shape().first().copied()
+    let of = |classes| Trace::of(preset, Task::Classify { classes }).ok();
+    let (trace, other) = (of(preset.classes)?, of(preset.classes + 1)?);
+    let mut pairs = trace.manifest().iter().zip(other.manifest());
+    let (head, _) = pairs.find(|(one, another)| one.shape != another.shape)?;
+    checkpoint.get(&head.name)?.shape().first().copied()
 }

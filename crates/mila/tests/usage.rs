@@ -11,10 +11,10 @@ use scene::Scene;
 fn help_teaches_by_example() {
     let scene = Scene::new();
     let help = scene.ok(&["--help"]);
-    for verb in ["models", "predict", "run", "eval", "convert", "doctor", "Exit codes"] {
+    for verb in ["models", "predict", "run", "eval", "inspect", "convert", "doctor", "Exit codes"] {
         assert!(help.contains(verb), "no `{verb}` in\n{help}");
     }
-    for verb in ["predict", "run", "models", "eval", "convert", "doctor"] {
+    for verb in ["predict", "run", "models", "eval", "inspect", "convert", "doctor"] {
         assert!(scene.ok(&[verb, "--help"]).contains("Examples:"), "{verb}");
     }
 }

@@ -66,6 +66,17 @@ fn a_head_of_another_class_count_is_renewed_when_asked_for() {
     assert_eq!(scene.tensor("y.npy"), logits, "a head that fits was renewed");
 }
 
+/// Vim's tokens keep one resolution.
+#[test]
+fn a_model_without_a_pyramid_takes_weights() {
+    let scene = Scene::new();
+    scene.weights_of("vim-ti", "w.safetensors", Task::Classify { classes: 10 }, |_| {});
+    let export = ["export", "vim-ti", "y.onnx", "--weights", "w.safetensors"];
+    scene.ok(&export);
+    scene.fails(&[&export[..], &["--classes", "3"]].concat(), 3, "w.safetensors does not hold");
+    scene.ok(&[&export[..], &["--classes", "3", "--reset-head"]].concat());
+}
+
 #[test]
 fn a_layer_is_renewed_as_a_whole() {
     let scene = scene();

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Finding;
 
 /// What each crate is built on. It may name these, and what these are built on. Another edge is a change of the architecture.
-const BELOW: [(&str, &[&str]); 12] = [
+const BELOW: [(&str, &[&str]); 13] = [
     ("mila-kernels", &[]),
     ("mila-data", &[]),
     ("mila-ops", &[]),
@@ -19,8 +19,9 @@ const BELOW: [(&str, &[&str]); 12] = [
     ("mila-parity", &["mila-ops", "mila-models"]),
     ("mila-cpu", &["mila-ops", "mila-kernels"]),
     ("mila-burn", &["mila-ops", "mila-kernels", "mila-models"]),
+    ("mila-inspect", &["mila-data", "mila-models"]),
     ("mila-train", &["mila-burn", "mila-data", "mila-weights", "mila-models"]),
-    ("mila", &["mila-train", "mila-cpu", "mila-graph"]),
+    ("mila", &["mila-train", "mila-cpu", "mila-graph", "mila-inspect"]),
     ("xtask", &[]),
 ];
 /// Goldens and their harness, which only tests may use.

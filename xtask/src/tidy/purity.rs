@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::source::{find_words, is_word, line_of};
 use super::{File, Finding};
 
-const PURE: [&str; 5] = ["mila-kernels", "mila-ops", "mila-models", "mila-cpu", "mila-graph"];
+const PURE: [&str; 6] = ["mila-kernels", "mila-ops", "mila-models", "mila-cpu", "mila-graph", "mila-inspect"];
 const MODULES: [&str; 3] = ["fs", "env", "time"];
 const MACROS: [&str; 4] = ["print!", "println!", "eprint!", "eprintln!"];
 

@@ -29,10 +29,6 @@ pub(super) fn recurrence(r: &Operands, resolved: &Resolved, steps: &Steps) -> (T
     let RecurrenceSizes { heads, keys, values, sums } = resolved.sizes;
     let (dims, len, device) = (resolved.output, steps.len(), r.v.device());
     let batch = dims.batch;
-    if batch == 0 {
-        let empty = |dims: mila_ops::Dims| Tensor::zeros([0, dims.height, dims.width, dims.channels], &device);
-        return (empty(dims), empty(resolved.sizes.state_dims(0)));
-    }
     let order = Order { steps };
     let rows = |map: &Tensor<4>| order.gathered(map).reshape([batch, len, heads, keys, 1]);
     let columns = |map: Tensor<3>| map.reshape([batch, len, heads, 1, values]);

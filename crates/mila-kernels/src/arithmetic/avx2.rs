@@ -79,6 +79,46 @@ impl Arithmetic for Avx2 {
     }
 
     #[inline(always)]
+    fn sub(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: AVX2 as above.
+        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn mul(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: AVX2 as above.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn max(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: AVX2 as above.
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn add_to_exponents(x: [__m256; 2], integers: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: AVX2 as above.
+        unsafe { [add_to_exponents(x[0], integers[0]), add_to_exponents(x[1], integers[1])] }
+    }
+
+    #[inline(always)]
+    fn sums(rows: [[__m256; 2]; LANES]) -> [__m256; 2] {
+        let mut halves = [Self::splat(0.0); 2];
+        for (half, sums) in halves.iter_mut().enumerate() {
+            let mut square = [rows[0][0]; HALF];
+            for (i, row) in square.iter_mut().enumerate() {
+                let [low, high] = rows[HALF * half + i];
+                // SAFETY: AVX2 as above.
+                *row = unsafe { _mm256_add_ps(low, high) };
+            }
+            // SAFETY: AVX2 as above.
+            sums[0] = unsafe { sums_of_square(square) };
+        }
+        [halves[0][0], halves[1][0]]
+    }
+
+    #[inline(always)]
     fn load_part(x: &[f32]) -> [__m256; 2] {
         if let Some(full) = x.first_chunk() {
             return Self::load(full);
@@ -176,6 +216,39 @@ fn first(count: usize) -> [__m256i; 2] {
     let masks = &MASKS[LANES - count.min(LANES)..][..LANES];
     // SAFETY: `Isa::run` alone chooses the arithmetic that calls this, on processors with AVX2; sixteen numbers are there.
     unsafe { [_mm256_loadu_si256(masks.as_ptr().cast()), _mm256_loadu_si256(masks.as_ptr().add(HALF).cast())] }
+}
+
+/// `x` with integers, in the low bits of `integers`, added to the exponents.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn add_to_exponents(x: __m256, integers: __m256) -> __m256 {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let integers = _mm256_slli_epi32::<23>(_mm256_castps_si256(integers));
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), integers))
+    }
+}
+
+/// The sums of eight rows: those of pairs of floats, of fours, and of all.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn sums_of_square(rows: [__m256; HALF]) -> __m256 {
+    let [a, b, c, d, e, f, g, h] = rows;
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        let ef = _mm256_add_ps(_mm256_unpacklo_ps(e, f), _mm256_unpackhi_ps(e, f));
+        let gh = _mm256_add_ps(_mm256_unpacklo_ps(g, h), _mm256_unpackhi_ps(g, h));
+        let upper = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xee>(ab, cd));
+        let lower = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(ef, gh), _mm256_shuffle_ps::<0xee>(ef, gh));
+        let low = _mm256_permute2f128_ps::<0x20>(upper, lower);
+        _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(upper, lower))
+    }
 }
 
 /// The transpose of eight by eight floats, in three steps, each of which doubles the squares that are transposed.

@@ -58,6 +58,33 @@ impl<const BF16: bool> Arithmetic for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn sub(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: AVX-512 F as above.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: AVX-512 F as above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn max(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: AVX-512 F as above.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn add_to_exponents(x: __m512, integers: __m512) -> __m512 {
+        // SAFETY: AVX-512 F as above.
+        unsafe {
+            let integers = _mm512_slli_epi32::<23>(_mm512_castps_si512(integers));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), integers))
+        }
+    }
+
+    #[inline(always)]
     fn load_part(x: &[f32]) -> __m512 {
         // SAFETY: AVX-512 F as above; only the floats of the mask are read, which are those of `x`.
         unsafe { _mm512_maskz_loadu_ps(first(x.len()), x.as_ptr()) }

@@ -1,104 +1,123 @@
 //! The recurrence in which every token sees all: one state, then one read a token.
 
 use super::{
-    block::{Block, Core},
-    forward::Pass,
-    stage::{CHUNK, Stage},
+    block::{Block, CHUNK, Core},
+    forward::{Pass, memory},
+    stage::{Floats, Stage},
 };
-use crate::{arithmetic::Arithmetic, isa::Kernel, scratch};
+use crate::{
+    arithmetic::{Arithmetic, LANES},
+    isa::{Isa, Kernel},
+};
 
 /// Adds the outputs `q_t S` of a block, with `S = share Σ k_tᵀ u_t`.
 pub(super) fn pass(pass: Pass<'_>, share: f32) {
-    let (keys, width) = (pass.core.r.keys, pass.block.width);
-    let stage = Stage::len(keys, width);
-    scratch::floats(stage + keys * width + CHUNK * width, |memory| {
-        let (stage, rest) = memory.split_at_mut(stage);
-        let (s, o) = rest.split_at_mut(keys * width);
-        pass.isa.run(AllTokens { pass, share, stage: Stage::new(stage, keys, width), s, o });
-    });
-}
-
-struct AllTokens<'a, 's> {
-    pass: Pass<'a>,
-    share: f32,
-    stage: Stage<'s>,
-    /// `[keys, width]`
-    s: &'s mut [f32],
-    /// `[steps, width]`
-    o: &'s mut [f32],
-}
-
-impl Kernel for AllTokens<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<A: Arithmetic>(self) {
-        let AllTokens { pass, share, mut stage, s, o } = self;
-        let Pass { core, block, states, .. } = pass;
-        state::<A>(core, block, share, &mut stage, s);
+    let Pass { isa, core, block, states, .. } = pass;
+    memory(core.r.keys, block, |mut stage, s, o| {
+        state(isa, (core, block), share, &mut stage, s);
         if let Some(states) = states {
             core.keep(block, s, states);
         }
-        let (keys, width) = (core.r.keys, block.width);
         for first in (0..core.r.tokens).step_by(CHUNK) {
             let (tokens, count) = chunk(first, core.r.tokens);
-            stage.gather::<A>(core, block, &tokens[..count]);
-            let o = &mut o[..count * width];
-            o.fill(0.0);
-            for (o, q) in o.chunks_exact_mut(width).zip(stage.q.chunks_exact(keys)) {
-                add_weighted::<A>((q, 1), s, o);
-            }
-            pass.finish::<A>(&tokens[..count], o);
+            stage.gather(isa, core, block, &tokens[..count]);
+            read(isa, core.r.keys, (&stage.q[..count * stage.keys], stage.keys), s, o);
+            pass.finish(&tokens[..count], o);
         }
-    }
+    });
 }
 
 /// Up to [`CHUNK`] tokens from `first` on, and how many.
-#[inline(always)]
 pub(super) fn chunk(first: usize, tokens: usize) -> ([u32; CHUNK], usize) {
     (std::array::from_fn(|i| (first + i) as u32), CHUNK.min(tokens - first))
 }
 
-/// Writes `share Σ k_tᵀ u_t` of a block to `s`, `[keys, width]`.
-#[inline(always)]
-pub(super) fn state<A: Arithmetic>(core: &Core<'_>, block: Block, share: f32, stage: &mut Stage<'_>, s: &mut [f32]) {
-    let (keys, width) = (core.r.keys, block.width);
-    s.fill(0.0);
+/// Writes `share Σ k_tᵀ u_t` of a block to `s`, `[lanes, keys]`.
+pub(super) fn state(isa: Isa, (core, block): (&Core<'_>, Block), share: f32, stage: &mut Stage<'_>, s: &mut [Floats]) {
+    s.fill([0.0; LANES]);
     for first in (0..core.r.tokens).step_by(CHUNK) {
         let (tokens, count) = chunk(first, core.r.tokens);
-        stage.gather::<A>(core, block, &tokens[..count]);
-        for (n, s) in s.chunks_exact_mut(width).enumerate() {
-            add_weighted::<A>((&stage.k[n..], keys), &stage.u[..count * width], s);
-        }
+        stage.gather(isa, core, block, &tokens[..count]);
+        let keys = stage.keys;
+        add_products(isa, core.r.keys, (&stage.k[..count * keys], keys), stage.u, s);
     }
-    for s in s {
-        *s *= share;
+    s.as_flattened_mut().iter_mut().for_each(|s| *s *= share);
+}
+
+/// Adds `Σ_t rows_tᵀ columns_t` to `s`, `[lanes, keys]`, for rows `[steps, lanes of keys]`, which are how many lanes each, and
+/// columns `[lanes, CHUNK]`.
+pub(super) fn add_products(
+    isa: Isa,
+    keys: usize,
+    (rows, lanes): (&[Floats], usize),
+    columns: &[Floats],
+    s: &mut [Floats],
+) {
+    isa.run(AddProducts { keys, rows, lanes, columns, s });
+}
+
+/// Writes `weights_t S` to `o`, `[lanes, CHUNK]`, for weights `[steps, lanes of keys]`, which are how many lanes each, and `s`,
+/// `[lanes, keys]`.
+pub(super) fn read(isa: Isa, keys: usize, (weights, lanes): (&[Floats], usize), s: &[Floats], o: &mut [Floats]) {
+    isa.run(Read { keys, weights, lanes, s, o });
+}
+
+/// See [`add_products`].
+struct AddProducts<'a> {
+    keys: usize,
+    rows: &'a [Floats],
+    lanes: usize,
+    columns: &'a [Floats],
+    s: &'a mut [Floats],
+}
+
+impl Kernel for AddProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let steps = self.rows.len() / self.lanes;
+        for (columns, s) in self.columns.chunks_exact(CHUNK).zip(self.s.chunks_exact_mut(self.keys)) {
+            for (key, sum) in s.iter_mut().enumerate() {
+                let weights = &self.rows.as_flattened()[key..];
+                add_weighted::<A>((weights, self.lanes * LANES), &columns[..steps], sum);
+            }
+        }
     }
 }
 
-/// `sum += Σ_i weights[i · stride] · rows[i]`, with rows of the length of `sum`.
+/// See [`read`].
+struct Read<'a> {
+    keys: usize,
+    weights: &'a [Floats],
+    lanes: usize,
+    s: &'a [Floats],
+    o: &'a mut [Floats],
+}
+
+impl Kernel for Read<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        for (s, o) in self.s.chunks_exact(self.keys).zip(self.o.chunks_exact_mut(CHUNK)) {
+            for (weights, o) in self.weights.chunks_exact(self.lanes).zip(o) {
+                *o = [0.0; LANES];
+                add_weighted::<A>((weights.as_flattened(), 1), s, o);
+            }
+        }
+    }
+}
+
+/// `sum += Σ_i weights[i · stride] · rows[i]`.
 #[inline(always)]
-pub(super) fn add_weighted<A: Arithmetic>((weights, stride): (&[f32], usize), rows: &[f32], sum: &mut [f32]) {
-    let width = sum.len();
-    let mut fours = rows.chunks_exact(4 * width);
-    let mut i = 0;
-    for rows in &mut fours {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|j| weights[(i + j) * stride]);
-        let (x, rows) = rows.split_at(width);
-        let (y, rows) = rows.split_at(width);
-        let (z, w) = rows.split_at(width);
-        let w = &w[..width];
-        for column in 0..width {
-            let above = A::mul_add(a, x[column], A::mul_add(b, y[column], sum[column]));
-            sum[column] = A::mul_add(c, z[column], A::mul_add(d, w[column], above));
-        }
-        i += 4;
+fn add_weighted<A: Arithmetic>((weights, stride): (&[f32], usize), rows: &[Floats], sum: &mut Floats) {
+    let zero = A::splat(0.0);
+    let mut sums = [A::load(sum), zero, zero, zero];
+    for (i, row) in rows.iter().enumerate() {
+        // The chains rotate, so that each is one of four names and stays in its register.
+        let next = A::mul_add_each(A::splat(weights[i * stride]), A::load(row), sums[0]);
+        sums = [sums[1], sums[2], sums[3], next];
     }
-    for row in fours.remainder().chunks_exact(width) {
-        let weight = weights[i * stride];
-        for (sum, x) in sum.iter_mut().zip(row) {
-            *sum = A::mul_add(weight, *x, *sum);
-        }
-        i += 1;
-    }
+    A::store(A::add(A::add(sums[0], sums[2]), A::add(sums[1], sums[3])), sum);
 }

@@ -13,17 +13,16 @@
 //! Sums over the columns of a head (q̄, k̄, gates along the keys) are partial by block, and added up in the order of the blocks.
 
 mod adjoint;
+mod back;
 mod chain;
+mod shared;
+mod sums;
+mod through_normaliser;
 mod totals;
 
-use super::{
-    Decay, Input, Normaliser, Recurrence, Rows,
-    block::Core,
-    forward::{Pass, clear},
-    normaliser::Normalisers,
-};
-use crate::{columns::Columns, isa::Isa, threads};
-use totals::Totals;
+use super::{Decay, Input, Normaliser, Recurrence, Rows, block::Core, normaliser::Normalisers};
+use crate::isa::Isa;
+use totals::{Cotangents, Totals};
 
 /// Where [`backward`] writes its results; what an operand does not exist for is empty.
 #[derive(Debug)]
@@ -61,15 +60,21 @@ pub fn backward(isa: Isa, r: &Recurrence<'_>, dy: &[f32], dstates: &[f32], gradi
     gradients.start.fill(0.0);
     let values = Core::of_values(isa, r);
     let mut totals = Totals::new(r);
+    let outputs = Rows { values: dy, stride: r.channels(), first: 0 };
     if r.normaliser == Normaliser::None {
-        let outputs = Rows { values: dy, stride: r.channels(), first: 0 };
-        totals.add(isa, &values, dy, outputs, dstates, gradients);
+        totals.add(isa, &values, Cotangents { dy, outputs, dstates, normalisers: None }, gradients);
     } else {
-        let (outputs, normalisers) = through_normaliser(isa, &values, dy);
-        let rows = |values, stride| Rows { values, stride, first: 0 };
-        totals.add(isa, &values, dy, rows(&outputs, r.channels()), dstates, gradients);
+        let normalisers = Normalisers::new(isa, r, None);
+        let mut of_normalisers = vec![0.0; r.rows() * r.heads * r.sums()];
+        let both = Some((&normalisers, &mut of_normalisers[..]));
+        totals.add(isa, &values, Cotangents { dy, outputs, dstates, normalisers: both }, gradients);
         let sums = Core::of_sums(isa, r);
-        totals.add(isa, &sums, dy, rows(&normalisers, sums.channels()), dstates, gradients);
+        if sums.is_one_sum() {
+            totals.add_sums(isa, &sums, &of_normalisers, dstates, gradients);
+        } else {
+            let outputs = Rows { values: &of_normalisers, stride: sums.channels(), first: 0 };
+            totals.add(isa, &sums, Cotangents { dy, outputs, dstates, normalisers: None }, gradients);
+        }
     }
     totals.write(gradients);
 }
@@ -98,32 +103,4 @@ fn check_map(r: &Recurrence<'_>) {
         assert_eq!(a.stride, b.stride, "recurrence: strides of a gradient's parts");
         assert!(a.first + width <= b.first, "recurrence: parts of a gradient overlap");
     }
-}
-
-/// The cotangents of what is read and of its normalisers: ō = ȳ / n, and n̄ = −ō · o / n over the columns that share n.
-fn through_normaliser(isa: Isa, core: &Core<'_>, dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let r = core.r;
-    let normalisers = Normalisers::new(isa, r, None);
-    let mut outputs = vec![0.0; dy.len()];
-    let y = Columns::new(&mut outputs, core.channels());
-    threads::each(core.blocks(), |_, block| {
-        clear(core, block, y);
-        Pass { isa, core, normalisers: None, block, y, states: None }.run();
-    });
-    let mut of_normalisers = vec![0.0; normalisers.values.len()];
-    let (per_row, channels) = (r.heads * r.sums(), core.channels());
-    let shared = r.values / r.sums();
-    let size = threads::piece_rows(channels);
-    let pieces = outputs.chunks_mut(size * channels).zip(of_normalisers.chunks_mut(size * per_row));
-    threads::each(pieces, |piece, (outputs, of_normalisers)| {
-        let dy = &dy[piece * size * channels..];
-        let n = &normalisers.values[piece * size * per_row..];
-        for (i, (o, dy)) in outputs.iter_mut().zip(dy).enumerate() {
-            let n = n[i / shared];
-            let cotangent = dy / n;
-            of_normalisers[i / shared] -= cotangent * *o / n;
-            *o = cotangent;
-        }
-    });
-    (outputs, of_normalisers)
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Decay, Normaliser, Recurrence};
+use super::{Decay, Normaliser, Recurrence, Walk, stage::Floats};
 use crate::{
     arithmetic::{Arithmetic, LANES},
     columns::Columns,
@@ -12,6 +12,8 @@ use crate::{
 
 /// Columns that a piece of the work takes at most.
 const WIDEST: usize = 64;
+/// Steps that are taken at a time, a multiple of [`LANES`].
+pub(super) const CHUNK: usize = 32;
 
 /// What is written into the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +32,25 @@ pub(super) struct Core<'a> {
     pub(super) decay: Decay<'a>,
     /// Its columns among those of a head's state.
     pub(super) columns: Range<usize>,
-    /// The rates A log₂ e of a factored decay, `[heads, keys, values]`.
-    pub(super) rates: Vec<f32>,
+    /// The rates A log₂ e of a factored decay, `[heads, lanes, keys]`; zeros fill the last lane.
+    rates: Vec<Floats>,
+    /// The walk, cut where the state is set back or returned.
+    pub(super) runs: Vec<Run>,
+}
+
+/// Up to [`CHUNK`] steps within which the state is neither set back nor returned.
+pub(super) struct Run {
+    pub(super) steps: Range<usize>,
+    pub(super) state: Before,
+}
+
+/// The state before a run.
+#[derive(PartialEq, Eq)]
+pub(super) enum Before {
+    /// That of the run before.
+    Carried,
+    /// The start.
+    Start,
 }
 
 /// A block of a [`Core`].
@@ -42,6 +61,13 @@ pub(super) struct Block {
     /// The first column of the head, and how many.
     pub(super) first: usize,
     pub(super) width: usize,
+}
+
+impl Block {
+    /// Its columns in memory.
+    pub(super) fn lanes(self) -> usize {
+        self.width.div_ceil(LANES)
+    }
 }
 
 impl<'a> Core<'a> {
@@ -59,15 +85,36 @@ impl<'a> Core<'a> {
     fn new(isa: Isa, r: &'a Recurrence<'a>, written: Written, decay: Decay<'a>, columns: Range<usize>) -> Self {
         let mut rates = Vec::new();
         if let Decay::Factored { a_log, .. } = decay {
-            rates.resize(a_log.len(), 0.0);
-            for (head, rates) in rates.chunks_exact_mut(r.keys * r.values).enumerate() {
-                for (i, rate) in rates.iter_mut().enumerate() {
-                    *rate = a_log[(head * r.values + i % r.values) * r.keys + i / r.values];
+            let lanes = r.values.div_ceil(LANES);
+            rates.resize(r.heads * lanes * r.keys, [0.0; LANES]);
+            for (i, rates) in rates.iter_mut().enumerate() {
+                let (lane, key) = (i / r.keys, i % r.keys);
+                let (head, first) = (lane / lanes, lane % lanes * LANES);
+                let rates = &mut rates[..LANES.min(r.values - first)];
+                for (column, rate) in rates.iter_mut().enumerate() {
+                    *rate = a_log[(head * r.values + first + column) * r.keys + key];
                 }
+                isa.run(Rates(rates));
             }
-            isa.run(Rates(&mut rates));
         }
-        Self { r, written, decay, columns, rates }
+        Self { r, written, decay, columns, rates, runs: runs(r.walk) }
+    }
+
+    /// The rates of a lane of a block, `[keys]`; none without a factored decay.
+    pub(super) fn rates(&self, block: Block, lane: usize) -> &[Floats] {
+        match self.decay {
+            Decay::Factored { .. } => {
+                let lane = block.head * self.r.values.div_ceil(LANES) + block.first / LANES + lane;
+                &self.rates[lane * self.r.keys..][..self.r.keys]
+            }
+            _ => &[],
+        }
+    }
+
+    /// Whether it is the sum of a head's keys with gates that are one for all columns.
+    pub(super) fn is_one_sum(&self) -> bool {
+        let along = matches!(self.decay, Decay::Values(_) | Decay::Factored { .. });
+        self.written == Written::Ones && !along && matches!(self.r.walk, Walk::Steps { .. })
     }
 
     /// Columns of a head's state.
@@ -96,18 +143,22 @@ impl<'a> Core<'a> {
         (0..batch).flat_map(move |image| (0..heads).flat_map(move |head| in_head(image, head)))
     }
 
-    /// Copies the start of a block to `state`, `[keys, width]`.
-    pub(super) fn start(&self, block: Block, state: &mut [f32]) {
-        let Some(start) = self.r.start else { return state.fill(0.0) };
+    /// Copies the start of a block to `state`, `[lanes, keys]`.
+    pub(super) fn start(&self, block: Block, state: &mut [Floats]) {
+        state.fill([0.0; LANES]);
+        let Some(start) = self.r.start else { return };
         let stride = self.r.values + self.r.sums();
-        for (key, state) in state.chunks_exact_mut(block.width).enumerate() {
-            let row = self.state_row(block, key);
-            state.copy_from_slice(&start[row * stride + self.columns.start + block.first..][..block.width]);
+        for key in 0..self.r.keys {
+            let first = self.state_row(block, key) * stride + self.columns.start + block.first;
+            let lanes = state.iter_mut().skip(key).step_by(self.r.keys);
+            for (state, start) in lanes.zip(start[first..][..block.width].chunks(LANES)) {
+                state[..start.len()].copy_from_slice(start);
+            }
         }
     }
 
     /// The row of a key among those of all states.
-    fn state_row(&self, block: Block, key: usize) -> usize {
+    pub(super) fn state_row(&self, block: Block, key: usize) -> usize {
         (block.image * self.r.heads + block.head) * self.r.keys + key
     }
 
@@ -119,10 +170,13 @@ impl<'a> Core<'a> {
         unsafe { states.part(self.state_row(block, key), first..first + block.width) }
     }
 
-    /// Copies `state`, `[keys, width]`, to the block's place among all states.
-    pub(super) fn keep(&self, block: Block, state: &[f32], states: Columns<'_>) {
-        for (key, state) in state.chunks_exact(block.width).enumerate() {
-            self.state_part(block, key, states).copy_from_slice(state);
+    /// Copies `state`, `[lanes, keys]`, to the block's place among all states.
+    pub(super) fn keep(&self, block: Block, state: &[Floats], states: Columns<'_>) {
+        for key in 0..self.r.keys {
+            let lanes = state.iter().skip(key).step_by(self.r.keys);
+            for (to, state) in self.state_part(block, key, states).chunks_mut(LANES).zip(lanes) {
+                to.copy_from_slice(&state[..to.len()]);
+            }
         }
     }
 
@@ -132,6 +186,31 @@ impl<'a> Core<'a> {
         // SAFETY: as for `state_part`.
         unsafe { y.part(row, first..first + block.width) }
     }
+
+    /// The number of a block's head in a row of `[rows, heads]`.
+    pub(super) fn head_part<'y>(&self, block: Block, row: usize, y: Columns<'y>) -> &'y mut [f32] {
+        // SAFETY: as for `state_part`, where the block is all of its head.
+        unsafe { y.part(row, block.head..block.head + 1) }
+    }
+}
+
+fn runs(walk: Walk<'_>) -> Vec<Run> {
+    let Walk::Steps { index, starts, until } = walk else { return Vec::new() };
+    let (mut runs, mut first) = (Vec::new(), 0);
+    while first < index.len() {
+        let next = starts.partition_point(|&start| start as usize <= first);
+        let mut end = index.len().min(first + CHUNK);
+        if let Some(&start) = starts.get(next) {
+            end = end.min(start as usize);
+        }
+        if first < until {
+            end = end.min(until);
+        }
+        let set_back = next > 0 && starts[next - 1] as usize == first;
+        runs.push(Run { steps: first..end, state: if set_back { Before::Start } else { Before::Carried } });
+        first = end;
+    }
+    runs
 }
 
 /// −exp(a_log) log₂ e, in place.

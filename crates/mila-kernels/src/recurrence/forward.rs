@@ -2,16 +2,16 @@
 
 use super::{
     PAD, Recurrence, Walk, all_tokens,
-    block::{Block, Core},
+    block::{Before, Block, CHUNK, Core},
     normaliser::Normalisers,
-    stage::{CHUNK, Stage},
-    update,
+    stage::{Floats, Stage},
+    update::advance,
 };
 use crate::{
-    arithmetic::Arithmetic,
+    arithmetic::{Arithmetic, LANES},
     columns::Columns,
     isa::{Isa, Kernel},
-    scratch, threads,
+    lane, scratch, threads,
 };
 
 /// Writes the sum of the outputs of `all`, which have the same batch, tokens, heads and values, to `y`,
@@ -41,21 +41,43 @@ pub fn forward(isa: Isa, all: &[Recurrence<'_>], y: &mut [f32], states: Option<&
     let Some((core, ..)) = passes.last() else { return };
     let y = Columns::new(y, core.channels());
     threads::each(core.blocks(), |_, block| {
-        clear(core, block, y);
-        for (core, normalisers, states) in &passes {
-            Pass { isa, core, normalisers: Some(normalisers), block, y, states: *states }.run();
+        for (turn, (core, normalisers, states)) in passes.iter().enumerate() {
+            let outputs = if turn == 0 { Outputs::first(core, block, y) } else { Outputs::Added };
+            Pass { isa, core, normalisers: Some(normalisers), block, y, outputs, states: *states }.run();
         }
     });
 }
 
+/// What becomes of the outputs of a pass.
+#[derive(Clone, Copy)]
+pub(super) enum Outputs {
+    /// They are written.
+    Written,
+    /// They are added to what is there.
+    Added,
+}
+
+impl Outputs {
+    /// Those of the first pass over a block; they leave nothing of what `y` held.
+    pub(super) fn first(core: &Core<'_>, block: Block, y: Columns<'_>) -> Self {
+        match core.r.walk {
+            Walk::Steps { index, .. } if index.iter().filter(|&&token| token != PAD).count() < core.r.tokens => {
+                clear(core, block, y);
+                Self::Added
+            }
+            _ => Self::Written,
+        }
+    }
+}
+
 /// Zeros for the tokens of a block.
-pub(super) fn clear(core: &Core<'_>, block: Block, y: Columns<'_>) {
+fn clear(core: &Core<'_>, block: Block, y: Columns<'_>) {
     for token in 0..core.r.tokens {
         core.output_part(block, block.image * core.r.tokens + token, y).fill(0.0);
     }
 }
 
-/// A block's way through its tokens; the outputs are added to `y`.
+/// A block's way through its tokens.
 #[derive(Clone, Copy)]
 pub(super) struct Pass<'a> {
     pub(super) isa: Isa,
@@ -64,6 +86,7 @@ pub(super) struct Pass<'a> {
     pub(super) normalisers: Option<&'a Normalisers>,
     pub(super) block: Block,
     pub(super) y: Columns<'a>,
+    pub(super) outputs: Outputs,
     pub(super) states: Option<Columns<'a>>,
 }
 
@@ -72,87 +95,89 @@ impl Pass<'_> {
         if let Walk::All { share } = self.core.r.walk {
             return all_tokens::pass(self, share);
         }
-        let (keys, width) = (self.core.r.keys, self.block.width);
-        let stage = Stage::len(keys, width);
-        scratch::floats(stage + keys * width + CHUNK * width, |memory| {
-            let (stage, rest) = memory.split_at_mut(stage);
-            let (s, o) = rest.split_at_mut(keys * width);
-            self.isa.run(Steps { pass: self, stage: Stage::new(stage, keys, width), s, o });
+        let Pass { isa, core, block, states, .. } = self;
+        let Walk::Steps { index, until, .. } = core.r.walk else { return };
+        memory(core.r.keys, block, |mut stage, s, o| {
+            core.start(block, s);
+            if let (0, Some(states)) = (until, states) {
+                core.keep(block, s, states);
+            }
+            for run in &core.runs {
+                if run.state == Before::Start {
+                    core.start(block, s);
+                }
+                let index = &index[run.steps.clone()];
+                stage.gather(isa, core, block, index);
+                advance(isa, (core, block), &stage, index.len(), s, o);
+                if let Some(states) = states
+                    && run.steps.end == until
+                {
+                    core.keep(block, s, states);
+                }
+                self.finish(index, o);
+            }
         });
     }
 
-    /// Adds what was read for some tokens, `[tokens, width]`, to the output: divided, and with the shortcut.
-    #[inline(always)]
-    pub(super) fn finish<A: Arithmetic>(&self, index: &[u32], o: &mut [f32]) {
-        let Pass { core, block, .. } = *self;
-        let first = block.head * core.values() + block.first;
-        for (o, &token) in o.chunks_exact_mut(block.width).zip(index).filter(|&(_, &token)| token != PAD) {
-            let row = block.image * core.r.tokens + token as usize;
-            let y = core.output_part(block, row, self.y);
-            let shortcut = match self.normalisers {
-                Some(normalisers) => {
-                    normalisers.divide(row, block, o);
-                    core.r.shortcut
-                }
-                None => None,
-            };
-            match shortcut {
-                Some((d, x)) => {
-                    let x = &x.values[row * x.stride + x.first + first..][..o.len()];
-                    for (((y, o), x), d) in y.iter_mut().zip(&*o).zip(x).zip(&d[first..]) {
-                        *y += A::mul_add(*x, *d, *o);
-                    }
-                }
-                None => {
-                    for (y, o) in y.iter_mut().zip(&*o) {
-                        *y += o;
-                    }
-                }
-            }
-        }
+    /// Takes what was read for some tokens, `[lanes, CHUNK]`, to the output: divided, and with the shortcut.
+    pub(super) fn finish(&self, index: &[u32], o: &[Floats]) {
+        self.isa.run(Finish { pass: self, index, o });
     }
 }
 
-/// A [`Pass`] step by step.
-struct Steps<'a, 's> {
-    pass: Pass<'a>,
-    stage: Stage<'s>,
-    /// `[keys, width]`
-    s: &'s mut [f32],
-    /// `[steps, width]`
-    o: &'s mut [f32],
+/// Calls `body` with a stage, a state, `[lanes, keys]`, and what is read, `[lanes, CHUNK]`, whose floats are arbitrary.
+pub(super) fn memory(keys: usize, block: Block, body: impl FnOnce(Stage<'_>, &mut [Floats], &mut [Floats])) {
+    let (stage, state) = (Stage::len(keys, block), keys * block.lanes());
+    scratch::lanes(stage + state + CHUNK * block.lanes(), |memory| {
+        let (stage, rest) = lane::floats_mut(memory).as_chunks_mut().0.split_at_mut(stage);
+        let (s, o) = rest.split_at_mut(state);
+        body(Stage::new(stage, keys, block), s, o);
+    });
 }
 
-impl Kernel for Steps<'_, '_> {
+/// See [`Pass::finish`].
+struct Finish<'a, 'p> {
+    pass: &'p Pass<'a>,
+    index: &'p [u32],
+    o: &'p [Floats],
+}
+
+impl Kernel for Finish<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        let Steps { pass, mut stage, s, o } = self;
-        let Pass { core, block, states, .. } = pass;
-        let Walk::Steps { index, mut starts, until } = core.r.walk else { return };
-        core.start(block, s);
-        if let (0, Some(states)) = (until, states) {
-            core.keep(block, s, states);
-        }
-        for (chunk, index) in index.chunks(CHUNK).enumerate() {
-            stage.gather::<A>(core, block, index);
-            for t in 0..index.len() {
-                let step = chunk * CHUNK + t;
-                if let [next, later @ ..] = starts
-                    && *next as usize == step
-                {
-                    core.start(block, s);
-                    starts = later;
-                }
-                update::advance::<A>(core, block, &stage, t, s, &mut o[t * block.width..][..block.width]);
-                if let Some(states) = states
-                    && step + 1 == until
-                {
-                    core.keep(block, s, states);
-                }
+        let Pass { core, block, .. } = *self.pass;
+        let first = block.head * core.values() + block.first;
+        for (t, &token) in self.index.iter().enumerate() {
+            if token == PAD {
+                continue;
             }
-            pass.finish::<A>(index, o);
+            let row = block.image * core.r.tokens + token as usize;
+            let y = core.output_part(block, row, self.pass.y);
+            let (inverse, shortcut) = match self.pass.normalisers {
+                Some(normalisers) => (normalisers.inverse(row, block), core.r.shortcut),
+                None => (&[][..], None),
+            };
+            let lanes = y.chunks_mut(LANES).zip(self.o[t..].iter().step_by(CHUNK));
+            for (lane, (y, o)) in lanes.enumerate() {
+                let column = lane * LANES;
+                let mut value = A::load(o);
+                match inverse {
+                    [] => {}
+                    [one] => value = A::mul(value, A::splat(*one)),
+                    each => value = A::mul(value, A::load_part(&each[column..])),
+                }
+                if let Some((d, x)) = shortcut {
+                    let x = &x.values[row * x.stride + x.first + first..][column..][..y.len()];
+                    let d = A::load_part(&d[first + column..][..y.len()]);
+                    value = A::mul_add_each(A::load_part(x), d, value);
+                }
+                if let Outputs::Added = self.pass.outputs {
+                    value = A::add(value, A::load_part(y));
+                }
+                A::store_part(value, y);
+            }
         }
     }
 }

@@ -2,160 +2,255 @@
 
 use super::{
     Decay, Delta, Input, PAD, Rows,
-    block::{Block, Core, Written},
+    block::{Block, CHUNK, Core, Written},
 };
-use crate::{arithmetic::Arithmetic, math};
+use crate::{
+    arithmetic::{Arithmetic, LANES},
+    isa::{Isa, Kernel},
+    math,
+};
 
-/// Steps that are gathered at a time.
-pub(super) const CHUNK: usize = 32;
+/// Sixteen floats.
+pub(super) type Floats = [f32; LANES];
 
-/// Operands of up to [`CHUNK`] steps of a block, row-major with a row for each step.
+/// Operands of up to [`CHUNK`] steps of a block. Keys and columns that are not there are zeros, but in gates.
+///
+/// Columns are `[lanes, CHUNK]`, so that the steps of a lane follow one another; keys are `[CHUNK, lanes]`.
 pub(super) struct Stage<'s> {
-    /// `[steps, keys]`.
-    pub(super) q: &'s mut [f32],
-    /// `[steps, keys]`.
-    pub(super) k: &'s mut [f32],
-    /// `[steps, keys]`: gates that are one for all columns.
-    pub(super) even: &'s mut [f32],
-    /// What is written, `[steps, width]`.
-    pub(super) u: &'s mut [f32],
-    /// `[steps, width]`: gates along the columns, or the step sizes of a factored decay.
-    pub(super) along: &'s mut [f32],
-    /// `[steps, width]`: the input gate, where it is not that of the decay.
-    pub(super) input: &'s mut [f32],
+    /// Lanes of keys.
+    pub(super) keys: usize,
+    pub(super) q: &'s mut [Floats],
+    pub(super) k: &'s mut [Floats],
+    /// Gates that are one for all columns.
+    pub(super) even: &'s mut [Floats],
+    /// What is written.
+    pub(super) u: &'s mut [Floats],
+    /// Gates along the columns, or the step sizes of a factored decay.
+    pub(super) along: &'s mut [Floats],
+    /// The input gate, where it is not that of the decay.
+    pub(super) input: &'s mut [Floats],
 }
 
 impl<'s> Stage<'s> {
-    /// Floats of a stage.
-    pub(super) fn len(keys: usize, width: usize) -> usize {
-        3 * CHUNK * (keys + width)
+    /// Lanes of a stage.
+    pub(super) fn len(keys: usize, block: Block) -> usize {
+        3 * CHUNK * (keys.div_ceil(LANES) + block.lanes())
     }
 
     /// A stage in this memory, whose floats are arbitrary.
-    pub(super) fn new(memory: &'s mut [f32], keys: usize, width: usize) -> Self {
+    pub(super) fn new(memory: &'s mut [Floats], keys: usize, block: Block) -> Self {
+        let keys = keys.div_ceil(LANES);
         let (rows, columns) = memory.split_at_mut(3 * CHUNK * keys);
         let (q, rows) = rows.split_at_mut(CHUNK * keys);
         let (k, even) = rows.split_at_mut(CHUNK * keys);
-        let (u, columns) = columns.split_at_mut(CHUNK * width);
-        let (along, input) = columns.split_at_mut(CHUNK * width);
-        Self { q, k, even, u, along, input }
+        let (u, columns) = columns.split_at_mut(CHUNK * block.lanes());
+        let (along, input) = columns.split_at_mut(CHUNK * block.lanes());
+        Self { keys, q, k, even, u, along, input }
     }
 
     /// Gathers the steps that visit the tokens `index`, of a block of `core`.
+    pub(super) fn gather(&mut self, isa: Isa, core: &Core<'_>, block: Block, index: &[u32]) {
+        isa.run(Gather { stage: self, core, block, index, what: What::All });
+    }
+
+    /// The part of [`gather`](Self::gather) that all columns of a head share.
+    pub(super) fn gather_keys(&mut self, isa: Isa, core: &Core<'_>, block: Block, index: &[u32]) {
+        isa.run(Gather { stage: self, core, block, index, what: What::Keys });
+    }
+}
+
+enum What {
+    All,
+    Keys,
+}
+
+struct Gather<'g, 's> {
+    stage: &'g mut Stage<'s>,
+    core: &'g Core<'g>,
+    block: Block,
+    index: &'g [u32],
+    what: What,
+}
+
+impl Kernel for Gather<'_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    pub(super) fn gather<A: Arithmetic>(&mut self, core: &Core<'_>, block: Block, index: &[u32]) {
-        let r = core.r;
-        let (keys, width) = (r.keys, block.width);
-        let (first_key, first_value) = (block.head * keys, block.head * r.values + block.first);
-        for (t, &token) in index.iter().enumerate() {
-            let row = (token != PAD).then(|| block.image * r.tokens + token as usize);
-            copy(r.q, row, first_key, &mut self.q[t * keys..][..keys]);
-            copy(r.k, row, first_key, &mut self.k[t * keys..][..keys]);
-            let even = &mut self.even[t * keys..][..keys];
-            let along = &mut self.along[t * width..][..width];
-            match core.decay {
-                Decay::None => even.fill(1.0),
-                Decay::Constant(gates) => even.fill(gates[block.head]),
-                Decay::Scalar(log) => {
-                    copy(log, row, block.head, &mut even[..1]);
-                    even.fill(math::exp::<A>(even[0]));
+    fn run<A: Arithmetic>(mut self) {
+        self.keys::<A>();
+        if let What::All = self.what {
+            self.gates::<A>();
+            self.written::<A>();
+        }
+    }
+}
+
+impl Gather<'_, '_> {
+    #[inline(always)]
+    fn keys<A: Arithmetic>(&mut self) {
+        let Self { stage, core, block, .. } = self;
+        let (r, steps) = (core.r, self.index.len());
+        let of = Steps { core, block: *block, index: self.index };
+        let rows = Layout::Steps { lanes: stage.keys };
+        let keys = (block.head * r.keys, r.keys);
+        of.gather::<A>(r.q, keys, rows, stage.q);
+        of.gather::<A>(r.k, keys, rows, stage.k);
+        let even = &mut stage.even[..steps * stage.keys];
+        match core.decay {
+            Decay::None => even.fill([1.0; LANES]),
+            Decay::Constant(gates) => even.fill([gates[block.head]; LANES]),
+            Decay::Scalar(log) => {
+                of.gather::<A>(log, (block.head, 1), rows, even);
+                for even in even.chunks_exact_mut(stage.keys) {
+                    even.fill([math::exp::<A>(even[0][0]); LANES]);
                 }
-                Decay::Keys(log) => {
-                    copy(log, row, first_key, even);
-                    exp_each::<A>(even);
-                }
-                Decay::Values(log) => {
-                    copy(log, row, first_value, along);
-                    exp_each::<A>(along);
-                }
-                Decay::Factored { delta, .. } => step_sizes::<A>(delta, row, first_value, along),
             }
-            let u = &mut self.u[t * width..][..width];
-            if core.written == Written::Ones {
-                u.fill(1.0);
-                continue;
+            Decay::Keys(log) => {
+                of.gather::<A>(log, keys, rows, even);
+                exp_each::<A>(even.as_flattened_mut());
             }
-            let input = &mut self.input[t * width..][..width];
-            match r.input {
-                Input::None => copy(r.v, row, first_value, u),
-                Input::OfDecay => copy_times(r.v, row, first_value, along, u),
-                Input::Channel(delta) => {
-                    step_sizes::<A>(delta, row, first_value, input);
-                    copy_times(r.v, row, first_value, input, u);
+            Decay::Values(_) | Decay::Factored { .. } => {}
+        }
+    }
+
+    #[inline(always)]
+    fn gates<A: Arithmetic>(&mut self) {
+        let of = Steps { core: self.core, block: self.block, index: self.index };
+        let along = &mut *self.stage.along;
+        match self.core.decay {
+            Decay::Values(log) => {
+                of.gather::<A>(log, of.columns(), Layout::Columns, along);
+                for along in along.chunks_exact_mut(CHUNK) {
+                    exp_each::<A>(along[..self.index.len()].as_flattened_mut());
                 }
-                Input::Head(delta) => {
-                    step_sizes::<A>(delta, row, block.head, &mut input[..1]);
-                    input.fill(input[0]);
-                    copy_times(r.v, row, first_value, input, u);
+            }
+            Decay::Factored { delta, .. } => of.step_sizes::<A>(delta, along),
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    fn written<A: Arithmetic>(&mut self) {
+        let of = Steps { core: self.core, block: self.block, index: self.index };
+        let stage = &mut *self.stage;
+        if self.core.written == Written::Ones {
+            return stage.u.fill([1.0; LANES]);
+        }
+        of.gather::<A>(self.core.r.v, of.columns(), Layout::Columns, stage.u);
+        let factors = match self.core.r.input {
+            Input::None => return,
+            Input::OfDecay => &*stage.along,
+            Input::Channel(delta) => {
+                of.step_sizes::<A>(delta, stage.input);
+                &*stage.input
+            }
+            Input::Head(delta) => {
+                of.before_softplus::<A>(delta, (self.block.head, 1), stage.input);
+                for t in 0..self.index.len() {
+                    let size = math::softplus::<A>(stage.input[t][0]);
+                    for input in stage.input[t..].iter_mut().step_by(CHUNK) {
+                        *input = [size; LANES];
+                    }
                 }
+                &*stage.input
+            }
+        };
+        for (u, factors) in stage.u.chunks_exact_mut(CHUNK).zip(factors.chunks_exact(CHUNK)) {
+            for (u, factor) in u[..self.index.len()].iter_mut().zip(factors) {
+                A::store(A::mul(A::load(u), A::load(factor)), u);
             }
         }
     }
 }
 
-/// Some channels of a row of `map`; none where there is no row.
-#[inline(always)]
-fn channels(map: Rows<'_>, row: Option<usize>, first: usize, count: usize) -> Option<&[f32]> {
-    row.map(|row| &map.values[row * map.stride + map.first + first..][..count])
+/// Where lanes of the channels of some steps stand.
+#[derive(Clone, Copy)]
+pub(super) enum Layout {
+    /// `[steps, lanes]`
+    Steps { lanes: usize },
+    /// `[lanes, CHUNK]`
+    Columns,
 }
 
-/// Copies some channels of a row of `map`, zeros where there is no row.
-#[inline(always)]
-pub(super) fn copy(map: Rows<'_>, row: Option<usize>, first: usize, to: &mut [f32]) {
-    match channels(map, row, first, to.len()) {
-        // A loop, because a copy of a few floats is not worth a call.
-        Some(from) => {
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = *from;
-            }
-        }
-        None => to.fill(0.0),
+/// Steps of a block that visit the tokens `index`.
+#[derive(Clone, Copy)]
+pub(super) struct Steps<'a> {
+    pub(super) core: &'a Core<'a>,
+    pub(super) block: Block,
+    pub(super) index: &'a [u32],
+}
+
+impl Steps<'_> {
+    /// The first of the block's columns among all channels, and how many.
+    #[inline(always)]
+    pub(super) fn columns(self) -> (usize, usize) {
+        (self.block.head * self.core.r.values + self.block.first, self.block.width)
     }
-}
 
-/// The same, times `factors`.
-#[inline(always)]
-fn copy_times(map: Rows<'_>, row: Option<usize>, first: usize, factors: &[f32], to: &mut [f32]) {
-    match channels(map, row, first, to.len()) {
-        Some(from) => {
-            for ((to, from), factor) in to.iter_mut().zip(from).zip(factors) {
-                *to = from * factor;
+    /// Copies channels of the tokens to lanes of `to`, whose floats after the `count` channels become zero, as do those of steps
+    /// that visit no token.
+    #[inline(always)]
+    pub(super) fn gather<A: Arithmetic>(
+        self,
+        map: Rows<'_>,
+        (first, count): (usize, usize),
+        layout: Layout,
+        to: &mut [Floats],
+    ) {
+        let (step, lane) = match layout {
+            Layout::Steps { lanes } => (lanes, 1),
+            Layout::Columns => (1, CHUNK),
+        };
+        for (t, &token) in self.index.iter().enumerate() {
+            let from = match token {
+                PAD => &[],
+                token => {
+                    let row = self.block.image * self.core.r.tokens + token as usize;
+                    &map.values[row * map.stride + map.first + first..][..count]
+                }
+            };
+            let (whole, rest) = from.as_chunks();
+            let mut at = t * step;
+            for from in whole {
+                A::store(A::load(from), &mut to[at]);
+                at += lane;
+            }
+            if !rest.is_empty() {
+                A::store(A::load_part(rest), &mut to[at]);
+            }
+            if from.is_empty() {
+                for to in to[at..].iter_mut().step_by(lane).take(count.div_ceil(LANES)) {
+                    *to = [0.0; LANES];
+                }
             }
         }
-        None => to.fill(0.0),
     }
-}
 
-/// softplus(raw + bias) of some channels of a row; raw is zero where there is no row.
-#[inline(always)]
-fn step_sizes<A: Arithmetic>(delta: Delta<'_>, row: Option<usize>, first: usize, to: &mut [f32]) {
-    match (channels(delta.raw, row, first, to.len()), delta.bias) {
-        (Some(raw), Some(bias)) => {
-            for ((to, raw), bias) in to.iter_mut().zip(raw).zip(&bias[first..]) {
-                *to = math::softplus::<A>(raw + bias);
+    /// raw + bias of channels, as [`gather`](Self::gather) has columns; raw is zero where a step visits no token.
+    #[inline(always)]
+    pub(super) fn before_softplus<A: Arithmetic>(
+        self,
+        delta: Delta<'_>,
+        (first, count): (usize, usize),
+        to: &mut [Floats],
+    ) {
+        self.gather::<A>(delta.raw, (first, count), Layout::Columns, to);
+        let Some(bias) = delta.bias else { return };
+        for (bias, to) in bias[first..][..count].chunks(LANES).zip(to.chunks_exact_mut(CHUNK)) {
+            let bias = A::load_part(bias);
+            for to in &mut to[..self.index.len()] {
+                A::store(A::add(A::load(to), bias), to);
             }
         }
-        (Some(raw), None) => {
-            for (to, raw) in to.iter_mut().zip(raw) {
-                *to = math::softplus::<A>(*raw);
-            }
-        }
-        (None, _) => {
-            before_softplus(delta, row, first, to);
-            for x in to {
+    }
+
+    #[inline(always)]
+    fn step_sizes<A: Arithmetic>(self, delta: Delta<'_>, to: &mut [Floats]) {
+        self.before_softplus::<A>(delta, self.columns(), to);
+        for to in to.chunks_exact_mut(CHUNK) {
+            for x in to[..self.index.len()].as_flattened_mut() {
                 *x = math::softplus::<A>(*x);
             }
-        }
-    }
-}
-
-/// raw + bias of some channels of a row; raw is zero where there is no row.
-#[inline(always)]
-pub(super) fn before_softplus(delta: Delta<'_>, row: Option<usize>, first: usize, to: &mut [f32]) {
-    copy(delta.raw, row, first, to);
-    if let Some(bias) = delta.bias {
-        for (x, bias) in to.iter_mut().zip(&bias[first..]) {
-            *x += bias;
         }
     }
 }

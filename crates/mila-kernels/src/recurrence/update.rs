@@ -1,124 +1,264 @@
-//! One step of the state.
+//! Some steps of the state, lane by lane: sixteen columns of a few keys stay in registers from the first step to the last.
+
+use std::marker::PhantomData;
 
 use super::{
     Decay,
-    block::{Block, Core},
-    stage::Stage,
+    block::{Block, CHUNK, Core},
+    stage::{Floats, Stage},
 };
-use crate::{arithmetic::Arithmetic, math};
+use crate::{
+    arithmetic::{Arithmetic, LANES},
+    isa::{Isa, Kernel},
+    math,
+};
 
-/// Takes step `t` of a chunk: the state `s`, `[keys, width]`, becomes the next one, and `o`, `[width]`, is what is read.
-#[inline(always)]
-pub(super) fn advance<A: Arithmetic>(
-    core: &Core<'_>,
-    block: Block,
+/// Keys whose states are in registers together.
+const KEYS: usize = 2;
+
+/// Takes the first `steps` steps of a stage: the state `s`, `[lanes, keys]`, becomes that after them, and what is read goes to
+/// `o`, `[lanes, CHUNK]`.
+pub(super) fn advance(
+    isa: Isa,
+    (core, block): (&Core<'_>, Block),
     stage: &Stage<'_>,
-    t: usize,
-    s: &mut [f32],
-    o: &mut [f32],
+    steps: usize,
+    s: &mut [Floats],
+    o: &mut [Floats],
 ) {
-    let (keys, width) = (core.r.keys, block.width);
-    let u = &stage.u[t * width..][..width];
-    let along = &stage.along[t * width..][..width];
-    o.fill(0.0);
-    for (n, s) in s.chunks_exact_mut(width).enumerate() {
-        let (q, k) = (stage.q[t * keys + n], stage.k[t * keys + n]);
-        let bonus = core.r.bonus.map(|bonus| bonus[block.head * keys + n]);
-        match core.decay {
-            Decay::Values(_) => row::<A>(Along(along), bonus, (q, k), u, s, o),
-            Decay::Factored { .. } => {
-                let rates = &core.rates[(block.head * keys + n) * core.r.values + block.first..][..width];
-                row::<A>(Power { delta: along, rates }, bonus, (q, k), u, s, o);
-            }
-            _ => row::<A>(Even(stage.even[t * keys + n]), bonus, (q, k), u, s, o),
+    for lane in 0..block.lanes() {
+        let of = Lane::of((core, block), stage, lane, steps);
+        let (s, o) = (&mut s[lane * core.r.keys..][..core.r.keys], &mut o[lane * CHUNK..][..steps]);
+        match of.bonus {
+            None => lane_of::<After>(isa, core.decay, of, s, o),
+            Some(_) => lane_of::<Before>(isa, core.decay, of, s, o),
         }
     }
 }
 
-/// Writes the gates of row `n` of the state at step `t` of a chunk.
-#[inline(always)]
-pub(super) fn gates<A: Arithmetic>(
-    core: &Core<'_>,
-    block: Block,
-    stage: &Stage<'_>,
-    (t, n): (usize, usize),
-    g: &mut [f32],
-) {
-    let (keys, width) = (core.r.keys, block.width);
-    let along = &stage.along[t * width..][..width];
-    match core.decay {
-        Decay::Values(_) => g.copy_from_slice(along),
-        Decay::Factored { .. } => {
-            let rates = &core.rates[(block.head * keys + n) * core.r.values + block.first..][..width];
-            for ((g, delta), rate) in g.iter_mut().zip(along).zip(rates) {
-                *g = math::exp2_decay::<A>(delta * rate);
-            }
-        }
-        _ => g.fill(stage.even[t * keys + n]),
+fn lane_of<R: Read>(isa: Isa, decay: Decay<'_>, of: Lane<'_>, s: &mut [Floats], o: &mut [Floats]) {
+    o.fill([0.0; LANES]);
+    match decay {
+        Decay::Values(_) => isa.run(Advance::<Along, R> { of, s, o, kinds: PhantomData }),
+        Decay::Factored { .. } => isa.run(Advance::<Power, R> { of, s, o, kinds: PhantomData }),
+        _ => isa.run(Advance::<Even, R> { of, s, o, kinds: PhantomData }),
     }
 }
 
-/// A gate of every column. A trait and no closure, which might be compiled for itself, without the instruction set.
-trait Gate {
-    fn at<A: Arithmetic>(&self, column: usize) -> f32;
+/// Operands of the steps of a lane.
+#[derive(Clone, Copy)]
+pub(super) struct Lane<'a> {
+    /// `[steps, lanes of keys]`, as are `k` and `even`.
+    pub(super) q: &'a [Floats],
+    pub(super) k: &'a [Floats],
+    pub(super) even: &'a [Floats],
+    /// Lanes of keys.
+    pub(super) keys: usize,
+    /// `[steps]`
+    pub(super) u: &'a [Floats],
+    /// `[steps]`
+    pub(super) along: &'a [Floats],
+    /// `[keys]`, of a factored decay.
+    pub(super) rates: &'a [Floats],
+    /// `[keys]`
+    pub(super) bonus: Option<&'a [f32]>,
 }
 
-/// One for all.
-struct Even(f32);
-/// One for each.
-struct Along<'a>(&'a [f32]);
-/// 2 to the power of a product.
-struct Power<'a> {
-    delta: &'a [f32],
-    rates: &'a [f32],
+impl<'a> Lane<'a> {
+    pub(super) fn of((core, block): (&'a Core<'_>, Block), stage: &'a Stage<'_>, lane: usize, steps: usize) -> Self {
+        let (rows, columns) = (steps * stage.keys, lane * CHUNK..lane * CHUNK + steps);
+        Self {
+            q: &stage.q[..rows],
+            k: &stage.k[..rows],
+            even: &stage.even[..rows],
+            keys: stage.keys,
+            u: &stage.u[columns.clone()],
+            along: &stage.along[columns],
+            rates: core.rates(block, lane),
+            bonus: core.r.bonus.map(|bonus| &bonus[block.head * core.r.keys..][..core.r.keys]),
+        }
+    }
 }
+
+impl Lane<'_> {
+    /// The same, with lengths that the compiler knows.
+    #[inline(always)]
+    pub(super) fn of_steps(self, steps: usize) -> Self {
+        Self { u: &self.u[..steps], along: &self.along[..steps], ..self }
+    }
+}
+
+impl<'a> Lane<'a> {
+    /// The lanes of a key, step by step.
+    #[inline(always)]
+    pub(super) fn rows(self, key: usize) -> impl DoubleEndedIterator<Item = Row<'a>> + ExactSizeIterator {
+        let [q, k, even] = [self.q, self.k, self.even].map(|of| of.chunks_exact(self.keys));
+        let lane = key / LANES;
+        q.zip(k).zip(even).map(move |((q, k), even)| Row { q: &q[lane], k: &k[lane], even: &even[lane] })
+    }
+}
+
+struct Advance<'a, G, R> {
+    of: Lane<'a>,
+    /// `[keys]`
+    s: &'a mut [Floats],
+    /// `[steps]`, to which is added.
+    o: &'a mut [Floats],
+    kinds: PhantomData<(G, R)>,
+}
+
+impl<G: Gate, R: Read> Kernel for Advance<'_, G, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(mut self) {
+        let keys = self.s.len();
+        for key in (0..keys - keys % KEYS).step_by(KEYS) {
+            self.keys::<A, KEYS>(key);
+        }
+        for key in keys - keys % KEYS..keys {
+            self.keys::<A, 1>(key);
+        }
+    }
+}
+
+impl<G: Gate, R: Read> Advance<'_, G, R> {
+    /// Takes the steps for `K` keys from `key` on.
+    #[inline(always)]
+    fn keys<A: Arithmetic, const K: usize>(&mut self, key: usize) {
+        let of = self.of.of_steps(self.o.len());
+        let (mut state, mut rates) = ([A::splat(0.0); K], [A::splat(0.0); K]);
+        for j in 0..K {
+            state[j] = A::load(&self.s[key + j]);
+            rates[j] = G::rates::<A>(of, key + j);
+        }
+        for ((t, o), row) in self.o.iter_mut().enumerate().zip(of.rows(key)) {
+            let u = A::load(&of.u[t]);
+            let mut read = A::load(o);
+            for j in 0..K {
+                let gate = G::at::<A>(of, t, row.float(row.even, key + j), rates[j]);
+                let written = A::mul(A::splat(row.float(row.k, key + j)), u);
+                let q = A::splat(row.float(row.q, key + j));
+                match R::bonus(of, key + j) {
+                    None => {
+                        state[j] = A::mul_add_each(gate, state[j], written);
+                        read = A::mul_add_each(q, state[j], read);
+                    }
+                    Some(bonus) => {
+                        read = A::mul_add_each(q, A::mul_add_each(A::splat(bonus), written, state[j]), read);
+                        state[j] = A::mul_add_each(gate, state[j], written);
+                    }
+                }
+            }
+            A::store(read, o);
+        }
+        for j in 0..K {
+            A::store(state[j], &mut self.s[key + j]);
+        }
+    }
+}
+
+/// A step's lanes of some keys.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub(super) q: &'a Floats,
+    pub(super) k: &'a Floats,
+    pub(super) even: &'a Floats,
+}
+
+impl Row<'_> {
+    /// That of a key.
+    #[inline(always)]
+    pub(super) fn float(self, of: &Floats, key: usize) -> f32 {
+        of[key % LANES]
+    }
+}
+
+/// When the state is read.
+pub(super) trait Read {
+    /// The weight of what is written at the same step, if the read is before it.
+    fn bonus(of: Lane<'_>, key: usize) -> Option<f32>;
+}
+
+/// After the write.
+pub(super) struct After;
+/// Before it.
+pub(super) struct Before;
+
+impl Read for After {
+    #[inline(always)]
+    fn bonus(_: Lane<'_>, _: usize) -> Option<f32> {
+        None
+    }
+}
+
+impl Read for Before {
+    #[inline(always)]
+    fn bonus(of: Lane<'_>, key: usize) -> Option<f32> {
+        of.bonus.map(|bonus| bonus[key])
+    }
+}
+
+/// What a gate is made of.
+pub(super) enum Learned {
+    /// A number for each key, or nothing.
+    Keys,
+    /// A number for each column.
+    Columns,
+    /// Step sizes and rates.
+    StepSizes,
+}
+
+/// Gates of sixteen columns. A trait and no closure, which might be compiled for itself, without the instruction set.
+pub(super) trait Gate {
+    /// Where the gradient of the gate's logarithm goes.
+    const LEARNED: Learned;
+
+    /// What the gates of a key need of its rates.
+    #[inline(always)]
+    fn rates<A: Arithmetic>(_: Lane<'_>, _key: usize) -> A::Register {
+        A::splat(0.0)
+    }
+
+    /// The gate of a step and of a key whose even gate and rates are these.
+    fn at<A: Arithmetic>(of: Lane<'_>, t: usize, even: f32, rates: A::Register) -> A::Register;
+}
+
+/// One for all columns.
+pub(super) struct Even;
+/// One for each column.
+pub(super) struct Along;
+/// 2 to the power of step sizes times rates.
+pub(super) struct Power;
 
 impl Gate for Even {
+    const LEARNED: Learned = Learned::Keys;
+
     #[inline(always)]
-    fn at<A: Arithmetic>(&self, _: usize) -> f32 {
-        self.0
+    fn at<A: Arithmetic>(_: Lane<'_>, _: usize, even: f32, _: A::Register) -> A::Register {
+        A::splat(even)
     }
 }
 
-impl Gate for Along<'_> {
+impl Gate for Along {
+    const LEARNED: Learned = Learned::Columns;
+
     #[inline(always)]
-    fn at<A: Arithmetic>(&self, column: usize) -> f32 {
-        self.0[column]
+    fn at<A: Arithmetic>(of: Lane<'_>, t: usize, _: f32, _: A::Register) -> A::Register {
+        A::load(&of.along[t])
     }
 }
 
-impl Gate for Power<'_> {
-    #[inline(always)]
-    fn at<A: Arithmetic>(&self, column: usize) -> f32 {
-        math::exp2_decay::<A>(self.delta[column] * self.rates[column])
-    }
-}
+impl Gate for Power {
+    const LEARNED: Learned = Learned::StepSizes;
 
-/// One row of the state: s = g s + k u; o += q s, or q (s + bonus k u) of the state before.
-#[inline(always)]
-fn row<A: Arithmetic>(
-    gate: impl Gate,
-    bonus: Option<f32>,
-    (q, k): (f32, f32),
-    u: &[f32],
-    s: &mut [f32],
-    o: &mut [f32],
-) {
-    // Lengths that the compiler knows to be equal.
-    let (s, o) = (&mut s[..u.len()], &mut o[..u.len()]);
-    match bonus {
-        None => {
-            for c in 0..u.len() {
-                s[c] = A::mul_add(gate.at::<A>(c), s[c], k * u[c]);
-                o[c] = A::mul_add(q, s[c], o[c]);
-            }
-        }
-        Some(bonus) => {
-            for c in 0..u.len() {
-                let written = k * u[c];
-                o[c] = A::mul_add(q, A::mul_add(bonus, written, s[c]), o[c]);
-                s[c] = A::mul_add(gate.at::<A>(c), s[c], written);
-            }
-        }
+    #[inline(always)]
+    fn rates<A: Arithmetic>(of: Lane<'_>, key: usize) -> A::Register {
+        A::load(&of.rates[key])
+    }
+
+    #[inline(always)]
+    fn at<A: Arithmetic>(of: Lane<'_>, t: usize, _: f32, rates: A::Register) -> A::Register {
+        math::exp2_decay::<A>(A::mul(A::load(&of.along[t]), rates))
     }
 }

@@ -1,7 +1,8 @@
 //! Linear attention with the choices of a [`Design`].
 
 use mila_ops::{
-    Activation, Builder, Convolution, Error, Executor, Init, LinearAttention, Positions, Residual, Result, Tap, shape,
+    Activation, Builder, Convolution, Error, Executor, Init, LinearAttention, Mechanism, Positions, Residual, Result,
+    Tap, shape,
 };
 
 use super::forget_gate::ForgetfulAttention;
@@ -131,10 +132,14 @@ impl<E: Executor> Attention<E> {
         if let Some(gate) = &self.gate {
             let low = e.linear(&x, &gate.down, Activation::None)?;
             let delta = tap.pass(&gate.name, e.linear(&low, &gate.up, Activation::Softplus)?)?;
+            tap.mechanism(&self.names[1], Mechanism::InputGate(&delta))?;
             v = e.mul(v, &delta)?;
         }
         let mut mixed = match &self.mixing {
-            Mixing::All(form) => e.linear_attention(&qk, &v, *form)?,
+            Mixing::All(form) => {
+                tap.mechanism(&self.names[1], Mechanism::LinearAttention { qk: &qk, form: *form })?;
+                e.linear_attention(&qk, &v, *form)?
+            }
             Mixing::Before(attention) => attention.forward(e, &x, &qk, &v, tap)?,
         };
         drop((x, qk));

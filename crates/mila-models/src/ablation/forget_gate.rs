@@ -1,7 +1,7 @@
 //! Distinction 2: linear attention whose state decays from token to token.
 
 use mila_ops::recurrence::{Delta, Gate, Normaliser, Part};
-use mila_ops::{Activation, Builder, Executor, Init, Recurrence, Result, ScanOrder, Tap};
+use mila_ops::{Activation, Builder, Executor, Init, Mechanism, Recurrence, Result, ScanOrder, Tap};
 
 use super::attention::RANK;
 
@@ -11,7 +11,8 @@ const NORMALISER_EPS: f64 = 1e-6;
 /// `S_i = exp(Δ_i A) S_{i-1} + K_i^T V_i`, `Z_i = Z_{i-1} + K_i^T`, `y_i = Q_i S_i / (Q_i Z_i)`: equations (4) and (11) of the
 /// paper, with `Δ = softplus(W2 W1 x + b)` and `A = -exp(A_log)`.
 pub(super) struct ForgetfulAttention<E: Executor> {
-    name: String,
+    /// Tap names: the layer, and what its step sizes are made of.
+    names: [String; 2],
     heads: usize,
     /// Channels of all heads' queries, and of their keys.
     keys: usize,
@@ -31,7 +32,7 @@ impl<E: Executor> ForgetfulAttention<E> {
     ) -> Result<Self> {
         let rank = (inputs / RANK).max(1);
         Ok(Self {
-            name: b.path("forget_gate"),
+            names: [b.path(""), b.path("forget_gate")],
             heads,
             keys,
             down: b.linear_without_bias("x_proj", inputs, rank)?,
@@ -42,16 +43,9 @@ impl<E: Executor> ForgetfulAttention<E> {
     }
 
     /// `x` gives the step sizes; `qk` holds queries and keys before ELU + 1. The tap's map is `W2 W1 x`.
-    pub(super) fn forward(
-        &self,
-        e: &E,
-        x: &E::Map,
-        qk: &E::Map,
-        v: &E::Map,
-        tap: &mut dyn Tap<E>,
-    ) -> Result<E::Map> {
+    pub(super) fn forward(&self, e: &E, x: &E::Map, qk: &E::Map, v: &E::Map, tap: &mut dyn Tap<E>) -> Result<E::Map> {
         let low = e.linear(x, &self.down, Activation::None)?;
-        let raw = tap.pass(&self.name, e.linear(&low, &self.up, Activation::None)?)?;
+        let raw = tap.pass(&self.names[1], e.linear(&low, &self.up, Activation::None)?)?;
         let qk = e.activate(qk.clone(), Activation::EluPlusOne)?;
         let [q, k] = [0, 1].map(|part| Part::Range(&qk, part * self.keys..(part + 1) * self.keys));
         let delta = Delta { raw: (&raw).into(), bias: Some((&self.bias).into()) };
@@ -61,6 +55,7 @@ impl<E: Executor> ForgetfulAttention<E> {
             normaliser: Normaliser::Ungated { eps: NORMALISER_EPS },
             ..Recurrence::causal(q, k, v.into(), ScanOrder::ROWS)
         };
+        tap.mechanism(&self.names[0], Mechanism::Recurrences(std::slice::from_ref(&recurrence)))?;
         Ok(e.recurrence(&recurrence)?.0)
     }
 }

@@ -346,4 +346,8 @@ impl<T: Real> Numeric for Reference<T> {
     fn read(&self, map: &Array<T>) -> Result<Array<f32>> {
         Ok(Array { dims: map.dims, values: map.values.iter().map(|v| v.double() as f32).collect() })
     }
+
+    fn read_parameter(&self, parameter: &Table<T>) -> Result<Vec<f32>> {
+        Ok(parameter.values.iter().map(|v| v.double() as f32).collect())
+    }
 }

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use mila::burn::Form;
 use mila::classify::Classifier;
-use mila::contact_sheet::{self, Entry};
 use mila::cpu::Cpu;
 use mila::data::{ImageSource, Loader, LoaderOptions, Picture, Scores};
 use mila::digits::{self, Digits};
+use mila::inspect::contact_sheet::{self, Entry};
 use mila::model::{self, Request};
 use mila::ops::Seeded;
 use mila::train::{Config, Data, Run};

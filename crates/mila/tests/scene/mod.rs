@@ -93,7 +93,12 @@ impl Scene {
 
     /// Weights of mila-nano for `task`, those of seed 9 as `change` leaves them.
     pub(crate) fn weights(&self, name: &str, task: Task, change: impl Fn(&mut Vec<Tensor>)) {
-        let preset = Preset::find("mila-nano").expect("a registered model");
+        self.weights_of("mila-nano", name, task, change);
+    }
+
+    /// The same of another model.
+    pub(crate) fn weights_of(&self, arch: &str, name: &str, task: Task, change: impl Fn(&mut Vec<Tensor>)) {
+        let preset = Preset::find(arch).expect("a registered model");
         let manifest = Trace::of(preset, task).expect("a trace");
         let seeded = Seeded::new(9);
         let values = |wanted: &Wanted| seeded.fetch(wanted).expect("values").into_f32().into_owned();

@@ -1,61 +1,21 @@
 //! A block's way back through its tokens.
 
-use std::ops::Range;
-
-use super::{chain::Chain, totals::OfBlock};
+use super::{back, chain::Chain, shared::Shared, through_normaliser, totals::OfBlock};
 use crate::{
-    arithmetic::Arithmetic,
+    arithmetic::{Arithmetic, LANES},
     columns::Columns,
     isa::{Isa, Kernel},
+    lane,
     recurrence::{
-        Decay, PAD, Rows, Walk,
-        all_tokens::{add_weighted, chunk, state},
-        block::{Block, Core},
-        stage::{CHUNK, Stage, copy},
-        update,
+        Rows, Walk,
+        all_tokens::{add_products, chunk, read, state},
+        block::{Before, Block, CHUNK, Core},
+        normaliser::Normalisers,
+        stage::{Floats, Stage},
+        update::advance,
     },
-    reduce, scratch,
+    scratch,
 };
-
-/// What all columns of a head share at a token: sums over the columns, of which each block has a part.
-#[derive(Clone, Copy)]
-pub(super) struct Shared {
-    keys: usize,
-    gate: usize,
-    input: usize,
-}
-
-impl Shared {
-    pub(super) fn of(core: &Core<'_>) -> Self {
-        use crate::recurrence::{Input, block::Written};
-        let gate = if matches!(core.decay, Decay::Scalar(_) | Decay::Keys(_)) { core.r.keys } else { 0 };
-        let input = matches!((core.written, core.r.input), (Written::Values, Input::Head(_)));
-        Self { keys: core.r.keys, gate, input: usize::from(input) }
-    }
-
-    /// Floats of a token.
-    pub(super) fn width(self) -> usize {
-        2 * self.keys + self.gate + self.input
-    }
-
-    pub(super) fn q(self) -> Range<usize> {
-        0..self.keys
-    }
-
-    pub(super) fn k(self) -> Range<usize> {
-        self.keys..2 * self.keys
-    }
-
-    /// Of the logarithms of gates along the keys.
-    pub(super) fn gate(self) -> Range<usize> {
-        2 * self.keys..2 * self.keys + self.gate
-    }
-
-    /// Of the step size of an input gate per head.
-    pub(super) fn input(self) -> Range<usize> {
-        2 * self.keys + self.gate..self.width()
-    }
-}
 
 /// The adjoint of a pass over a block.
 pub(super) struct Adjoint<'a, 's> {
@@ -64,312 +24,213 @@ pub(super) struct Adjoint<'a, 's> {
     pub(super) block: Block,
     /// The cotangent of the output, for the shortcut.
     pub(super) dy: &'a [f32],
-    /// The cotangent of what is read, `[heads * values]` a row.
+    /// The cotangent of what is read, `[heads * values]` a row, times the normalisers.
     pub(super) outputs: Rows<'a>,
+    /// What divides, and where the cotangents of normalisers of each column go.
+    pub(super) normalisers: Option<(&'a Normalisers, Columns<'a>)>,
     /// That of all states.
     pub(super) dstates: &'a [f32],
     pub(super) map: Columns<'a>,
     pub(super) start: Option<Columns<'a>>,
     pub(super) shared: Shared,
-    /// `[tokens, shared]`
+    /// `[tokens, parts]` of what is shared.
     pub(super) partials: &'s mut [f32],
     pub(super) parameters: OfBlock<'s>,
 }
 
-/// Memory of an adjoint: arbitrary floats.
+/// Memory of an adjoint: arbitrary floats. Columns are `[lanes, CHUNK]`, states `[lanes, keys]`.
 pub(super) struct Memory<'m> {
     pub(super) stage: Stage<'m>,
-    /// The cotangent of what is read, `[steps, width]`.
-    o: &'m mut [f32],
-    /// Of what is written, `[steps, width]`.
-    pub(super) du: &'m mut [f32],
-    /// Of gates along the columns, or of the step sizes of a factored decay, `[steps, width]`.
-    pub(super) dalong: &'m mut [f32],
-    /// `[steps, shared]`
-    pub(super) sums: &'m mut [f32],
-    /// S̄ of the step after, with its gate, `[keys, width]`.
-    later: &'m mut [f32],
-    /// The state as it is walked through, `[keys, width]`.
-    s: &'m mut [f32],
-    /// Four rows, `[4, width]`.
-    rows: &'m mut [f32],
-    /// The state before every step of a chunk, `[steps, keys, width]`.
-    before: &'m mut [f32],
-    /// The state before every chunk, `[chunks, keys, width]`.
-    kept: &'m mut [f32],
+    /// The cotangent of what is read.
+    pub(super) o: &'m mut [Floats],
+    /// Of what is written; on the way forth, what is read.
+    pub(super) du: &'m mut [Floats],
+    /// Of gates along the columns, or of the step sizes of a factored decay.
+    pub(super) dalong: &'m mut [Floats],
+    /// `[shared, CHUNK]`
+    pub(super) sums: &'m mut [Floats],
+    /// S̄ of the step after, with its gate.
+    pub(super) later: &'m mut [Floats],
+    /// The state as it is walked through.
+    pub(super) s: &'m mut [Floats],
+    /// What a few keys need of the steps of a run.
+    pub(super) tape: &'m mut [Floats],
+    /// The state before every run that carries it on.
+    kept: &'m mut [Floats],
 }
 
 impl Adjoint<'_, '_> {
-    pub(super) fn run(self) {
-        let (keys, width) = (self.core.r.keys, self.block.width);
-        let chunks = match self.core.r.walk {
-            Walk::Steps { index, .. } => index.len().div_ceil(CHUNK),
-            Walk::All { .. } => 0,
-        };
-        let inside = if chunks == 0 { 0 } else { CHUNK };
-        let state = keys * width;
-        let lengths = [
-            Stage::len(keys, width),
-            CHUNK * width,
-            CHUNK * width,
-            CHUNK * width,
-            CHUNK * self.shared.width(),
-            state,
-            state,
-            4 * width,
-            inside * state,
-            chunks * state,
-        ];
-        scratch::floats(lengths.iter().sum(), |memory| {
-            let mut rest = memory;
-            let [stage, o, du, dalong, sums, later, s, rows, before, kept] = lengths.map(|len| {
+    pub(super) fn run(mut self) {
+        let (keys, block) = (self.core.r.keys, self.block);
+        let kept = self.core.runs.iter().filter(|run| run.state == Before::Carried).count();
+        let (columns, state) = (CHUNK * block.lanes(), keys * block.lanes());
+        // The last lane of shared sums may reach beyond them.
+        let sums = (self.shared.width() + LANES) * (CHUNK / LANES);
+        let lengths =
+            [Stage::len(keys, block), columns, columns, columns, sums, state, state, back::TAPE, kept * state];
+        scratch::lanes(lengths.iter().sum(), |memory| {
+            let mut rest = lane::floats_mut(memory).as_chunks_mut().0;
+            let [stage, o, du, dalong, sums, later, s, tape, kept] = lengths.map(|len| {
                 let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
                 rest = after;
                 part
             });
-            let stage = Stage::new(stage, keys, width);
-            let memory = Memory { stage, o, du, dalong, sums, later, s, rows, before, kept };
+            let stage = Stage::new(stage, keys, block);
+            let mut memory = Memory { stage, o, du, dalong, sums, later, s, tape, kept };
             match self.core.r.walk {
-                Walk::Steps { .. } => self.isa.run(Back { adjoint: self, memory }),
-                Walk::All { share } => self.isa.run(BackThroughAll { adjoint: self, memory, share }),
+                Walk::Steps { .. } => self.step_by_step(&mut memory),
+                Walk::All { share } => self.through_all(&mut memory, share),
             }
         });
     }
 
+    fn step_by_step(&mut self, memory: &mut Memory<'_>) {
+        let (isa, core, block) = (self.isa, self.core, self.block);
+        let Walk::Steps { index, until, .. } = core.r.walk else { return };
+        let state = core.r.keys * block.lanes();
+        let mut kept = 0;
+        for (i, run) in core.runs.iter().enumerate() {
+            match run.state {
+                Before::Start => core.start(block, memory.s),
+                Before::Carried => {
+                    memory.kept[kept * state..][..state].copy_from_slice(memory.s);
+                    kept += 1;
+                }
+            }
+            let carries = core.runs.get(i + 1).is_some_and(|next| next.state == Before::Carried);
+            if self.normalisers.is_none() && !carries {
+                continue;
+            }
+            let index = &index[run.steps.clone()];
+            memory.stage.gather(isa, core, block, index);
+            advance(isa, (core, block), &memory.stage, index.len(), memory.s, memory.du);
+            self.through_normaliser(memory, index);
+        }
+        memory.later.fill([0.0; LANES]);
+        for run in core.runs.iter().rev() {
+            let index = &index[run.steps.clone()];
+            memory.stage.gather(isa, core, block, index);
+            self.gather_outputs(index, memory.o);
+            match run.state {
+                Before::Start => core.start(block, memory.s),
+                Before::Carried => {
+                    kept -= 1;
+                    memory.s.copy_from_slice(&memory.kept[kept * state..][..state]);
+                }
+            }
+            if run.steps.end == until {
+                self.add_dstates(memory.later);
+            }
+            back::run(self, memory, index.len());
+            if run.state == Before::Start {
+                self.flush_start(memory.later);
+            }
+            isa.run(Chain { adjoint: self, memory, index });
+        }
+        if until == 0 {
+            self.add_dstates(memory.later);
+            self.flush_start(memory.later);
+        }
+    }
+
+    /// Of the recurrence in which every token sees all:
+    /// S̄ += Σ q_tᵀ ō_t, q̄_t = S ō_t, k̄_t = share S̄ u_t, ū_t = share S̄ᵀ k_t.
+    fn through_all(&mut self, memory: &mut Memory<'_>, share: f32) {
+        let (isa, core, block) = (self.isa, self.core, self.block);
+        let (keys, lanes) = (core.r.keys, memory.stage.keys);
+        state(isa, (core, block), share, &mut memory.stage, memory.s);
+        memory.later.fill([0.0; LANES]);
+        self.add_dstates(memory.later);
+        for first in (0..core.r.tokens).step_by(CHUNK) {
+            let (index, count) = chunk(first, core.r.tokens);
+            memory.stage.gather(isa, core, block, &index[..count]);
+            self.gather_outputs(&index[..count], memory.o);
+            let q = (&memory.stage.q[..count * lanes], lanes);
+            add_products(isa, keys, q, memory.o, memory.later);
+            if self.normalisers.is_some() {
+                read(isa, keys, q, memory.s, memory.du);
+                self.through_normaliser(memory, &index[..count]);
+            }
+        }
+        memory.later.as_flattened_mut().iter_mut().for_each(|sbar| *sbar *= share);
+        for first in (0..core.r.tokens).step_by(CHUNK) {
+            let (index, count) = chunk(first, core.r.tokens);
+            memory.stage.gather(isa, core, block, &index[..count]);
+            self.gather_outputs(&index[..count], memory.o);
+            let sums = memory.sums.as_flattened_mut();
+            isa.run(Dots { steps: count, states: memory.s, columns: memory.o, sums });
+            let sums = &mut sums[self.shared.k().start * CHUNK..];
+            isa.run(Dots { steps: count, states: memory.later, columns: memory.stage.u, sums });
+            read(isa, keys, (&memory.stage.k[..count * lanes], lanes), memory.later, memory.du);
+            isa.run(Chain { adjoint: self, memory, index: &index[..count] });
+        }
+    }
+
     /// Adds the block's part of the states' cotangent to `later`.
-    #[inline(always)]
-    fn add_dstates(&self, later: &mut [f32]) {
+    fn add_dstates(&self, later: &mut [Floats]) {
         let r = self.core.r;
         let stride = r.values + r.sums();
-        for (key, later) in later.chunks_exact_mut(self.block.width).enumerate() {
-            let row = (self.block.image * r.heads + self.block.head) * r.keys + key;
-            let first = row * stride + self.core.columns.start + self.block.first;
-            for (later, d) in later.iter_mut().zip(&self.dstates[first..]) {
-                *later += d;
+        for key in 0..r.keys {
+            let first = self.core.state_row(self.block, key) * stride + self.core.columns.start + self.block.first;
+            let from = self.dstates[first..][..self.block.width].chunks(LANES);
+            for (later, d) in later.iter_mut().skip(key).step_by(r.keys).zip(from) {
+                later.iter_mut().zip(d).for_each(|(later, d)| *later += d);
             }
         }
     }
 
     /// Moves `later` to the start's gradient.
-    #[inline(always)]
-    fn flush_start(&self, later: &mut [f32]) {
+    fn flush_start(&self, later: &mut [Floats]) {
         if let Some(start) = self.start {
-            for (key, later) in later.chunks_exact(self.block.width).enumerate() {
-                let start = self.core.state_part(self.block, key, start);
-                for (start, later) in start.iter_mut().zip(later) {
-                    *start += later;
+            for key in 0..self.core.r.keys {
+                let to = self.core.state_part(self.block, key, start).chunks_mut(LANES);
+                for (later, start) in later.iter().skip(key).step_by(self.core.r.keys).zip(to) {
+                    start.iter_mut().zip(later).for_each(|(start, later)| *start += later);
                 }
             }
         }
-        later.fill(0.0);
+        later.fill([0.0; LANES]);
     }
 
-    /// Gathers the cotangents of what is read at some steps, `[steps, width]`.
-    #[inline(always)]
-    fn gather_outputs(&self, index: &[u32], o: &mut [f32]) {
-        let first = self.block.head * self.core.values() + self.block.first;
-        for (o, &token) in o.chunks_exact_mut(self.block.width).zip(index) {
-            let row = (token != PAD).then(|| self.block.image * self.core.r.tokens + token as usize);
-            copy(self.outputs, row, first, o);
+    /// Gathers the cotangents of what is read at some steps: those of the outputs over the normalisers.
+    fn gather_outputs(&self, index: &[u32], o: &mut [Floats]) {
+        self.isa.run(through_normaliser::Gather { adjoint: self, index, o });
+    }
+
+    /// Writes n̄ of some steps, of which `memory.du` was read.
+    fn through_normaliser(&mut self, memory: &mut Memory<'_>, index: &[u32]) {
+        if self.normalisers.is_some() {
+            self.gather_outputs(index, memory.o);
+            self.isa.run(through_normaliser::Normaliser { adjoint: self, index, o: memory.o, read: memory.du });
         }
     }
 }
 
-/// [`Adjoint`] step by step.
-struct Back<'a, 's, 'm> {
-    adjoint: Adjoint<'a, 's>,
-    memory: Memory<'m>,
+/// Writes the products of every key's state, `[lanes, keys]`, and the columns of every step, `[lanes, CHUNK]`, to `sums`,
+/// `[keys, CHUNK]`.
+struct Dots<'a> {
+    steps: usize,
+    states: &'a [Floats],
+    columns: &'a [Floats],
+    sums: &'a mut [f32],
 }
 
-impl Kernel for Back<'_, '_, '_> {
+impl Kernel for Dots<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
-        let Back { mut adjoint, mut memory } = self;
-        let (core, block) = (adjoint.core, adjoint.block);
-        let Walk::Steps { index, mut starts, until } = core.r.walk else { return };
-        let (width, state) = (block.width, core.r.keys * block.width);
-        // The state before every chunk.
-        core.start(block, memory.s);
-        for (chunk, index) in index.chunks(CHUNK).enumerate() {
-            memory.kept[chunk * state..][..state].copy_from_slice(memory.s);
-            memory.stage.gather::<A>(core, block, index);
-            walk::<A>(core, block, &mut memory, chunk, index.len());
-        }
-        memory.later.fill(0.0);
-        for (chunk, index) in index.chunks(CHUNK).enumerate().rev() {
-            memory.stage.gather::<A>(core, block, index);
-            adjoint.gather_outputs(index, memory.o);
-            memory.s.copy_from_slice(&memory.kept[chunk * state..][..state]);
-            walk::<A>(core, block, &mut memory, chunk, index.len());
-            for t in (0..index.len()).rev() {
-                let step = chunk * CHUNK + t;
-                if step + 1 == until {
-                    adjoint.add_dstates(memory.later);
+        let lanes = self.columns.len() / CHUNK;
+        let keys = self.states.len() / lanes;
+        for (key, sums) in self.sums.chunks_exact_mut(CHUNK).take(keys).enumerate() {
+            for (t, sum) in sums[..self.steps].iter_mut().enumerate() {
+                let mut products = A::splat(0.0);
+                for lane in 0..lanes {
+                    let (s, x) = (&self.states[lane * keys + key], &self.columns[lane * CHUNK + t]);
+                    products = A::mul_add_each(A::load(s), A::load(x), products);
                 }
-                back::<A>(&mut adjoint, &mut memory, t);
-                if let [earlier @ .., last] = starts
-                    && *last as usize == step
-                {
-                    adjoint.flush_start(memory.later);
-                    starts = earlier;
-                }
+                *sum = A::sum(products);
             }
-            Chain { adjoint: &mut adjoint, memory: &mut memory }.run::<A>(index, width);
-        }
-        if until == 0 {
-            adjoint.add_dstates(memory.later);
-            adjoint.flush_start(memory.later);
-        }
-    }
-}
-
-/// Walks the state through a gathered chunk and keeps what it was before every step.
-#[inline(always)]
-fn walk<A: Arithmetic>(core: &Core<'_>, block: Block, memory: &mut Memory<'_>, chunk: usize, len: usize) {
-    let Walk::Steps { starts, .. } = core.r.walk else { return };
-    let state = core.r.keys * block.width;
-    let mut starts = &starts[starts.partition_point(|&start| (start as usize) < chunk * CHUNK)..];
-    for t in 0..len {
-        if let [next, later @ ..] = starts
-            && *next as usize == chunk * CHUNK + t
-        {
-            core.start(block, memory.s);
-            starts = later;
-        }
-        memory.before[t * state..][..state].copy_from_slice(memory.s);
-        update::advance::<A>(core, block, &memory.stage, t, memory.s, &mut memory.rows[..block.width]);
-    }
-}
-
-/// The adjoint of step `t` of a chunk.
-#[inline(always)]
-fn back<A: Arithmetic>(adjoint: &mut Adjoint<'_, '_>, memory: &mut Memory<'_>, t: usize) {
-    let (core, block, shared) = (adjoint.core, adjoint.block, adjoint.shared);
-    let (keys, width) = (core.r.keys, block.width);
-    let u = &memory.stage.u[t * width..][..width];
-    let along = &memory.stage.along[t * width..][..width];
-    let o = &memory.o[t * width..][..width];
-    let du = &mut memory.du[t * width..][..width];
-    let dalong = &mut memory.dalong[t * width..][..width];
-    let sums = &mut memory.sums[t * shared.width()..][..shared.width()];
-    let [g, sbar, after, of_log] = rows(memory.rows, width);
-    du.fill(0.0);
-    dalong.fill(0.0);
-    sums.fill(0.0);
-    let uo = if core.r.bonus.is_some() { reduce::dot::<A>(u, o) } else { 0.0 };
-    for n in 0..keys {
-        let (q, k) = (memory.stage.q[t * keys + n], memory.stage.k[t * keys + n]);
-        let before = &memory.before[(t * keys + n) * width..][..width];
-        let later = &mut memory.later[n * width..][..width];
-        update::gates::<A>(core, block, &memory.stage, (t, n), g);
-        match core.r.bonus {
-            None => {
-                for c in 0..width {
-                    sbar[c] = A::mul_add(q, o[c], later[c]);
-                    after[c] = A::mul_add(g[c], before[c], k * u[c]);
-                    later[c] = g[c] * sbar[c];
-                    of_log[c] = later[c] * before[c];
-                    du[c] = A::mul_add(k, sbar[c], du[c]);
-                }
-                sums[shared.q()][n] = reduce::dot::<A>(after, o);
-                sums[shared.k()][n] = reduce::dot::<A>(sbar, u);
-            }
-            Some(bonus) => {
-                let b = bonus[block.head * keys + n];
-                for c in 0..width {
-                    sbar[c] = later[c];
-                    let kept = g[c] * sbar[c];
-                    later[c] = A::mul_add(q, o[c], kept);
-                    of_log[c] = kept * before[c];
-                    du[c] = A::mul_add(k, sbar[c], A::mul_add(b * q * k, o[c], du[c]));
-                }
-                sums[shared.q()][n] = reduce::dot::<A>(before, o) + b * k * uo;
-                sums[shared.k()][n] = reduce::dot::<A>(sbar, u) + b * q * uo;
-                adjoint.parameters.bonus[n] += q * k * uo;
-            }
-        }
-        match core.decay {
-            Decay::None | Decay::Constant(_) => {}
-            Decay::Scalar(_) | Decay::Keys(_) => sums[shared.gate()][n] = reduce::sum::<A>(of_log),
-            Decay::Values(_) => {
-                for (dalong, of_log) in dalong.iter_mut().zip(&*of_log) {
-                    *dalong += of_log;
-                }
-            }
-            Decay::Factored { .. } => {
-                let rates = &core.rates[(block.head * keys + n) * core.r.values + block.first..][..width];
-                let of_rates = &mut adjoint.parameters.rates[n * width..][..width];
-                for c in 0..width {
-                    dalong[c] = A::mul_add(of_log[c], rates[c] * std::f32::consts::LN_2, dalong[c]);
-                    of_rates[c] = A::mul_add(of_log[c], along[c], of_rates[c]);
-                }
-            }
-        }
-    }
-}
-
-/// Four rows of `width` floats.
-#[inline(always)]
-fn rows(memory: &mut [f32], width: usize) -> [&mut [f32]; 4] {
-    let (a, rest) = memory.split_at_mut(width);
-    let (b, rest) = rest.split_at_mut(width);
-    let (c, d) = rest.split_at_mut(width);
-    [a, b, c, &mut d[..width]]
-}
-
-/// [`Adjoint`] of the recurrence in which every token sees all:
-/// S̄ += Σ q_tᵀ ō_t, q̄_t = S ō_t, k̄_t = share S̄ u_t, ū_t = share S̄ᵀ k_t.
-struct BackThroughAll<'a, 's, 'm> {
-    adjoint: Adjoint<'a, 's>,
-    memory: Memory<'m>,
-    share: f32,
-}
-
-impl Kernel for BackThroughAll<'_, '_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<A: Arithmetic>(self) {
-        let BackThroughAll { mut adjoint, mut memory, share } = self;
-        let (core, block, shared) = (adjoint.core, adjoint.block, adjoint.shared);
-        let (keys, width, tokens) = (core.r.keys, block.width, core.r.tokens);
-        state::<A>(core, block, share, &mut memory.stage, memory.s);
-        let sbar = &mut *memory.later;
-        sbar.fill(0.0);
-        adjoint.add_dstates(sbar);
-        for first in (0..tokens).step_by(CHUNK) {
-            let (index, count) = chunk(first, tokens);
-            memory.stage.gather::<A>(core, block, &index[..count]);
-            adjoint.gather_outputs(&index[..count], memory.o);
-            for (n, sbar) in sbar.chunks_exact_mut(width).enumerate() {
-                add_weighted::<A>((&memory.stage.q[n..], keys), &memory.o[..count * width], sbar);
-            }
-        }
-        for sbar in &mut *sbar {
-            *sbar *= share;
-        }
-        for first in (0..tokens).step_by(CHUNK) {
-            let (index, count) = chunk(first, tokens);
-            memory.stage.gather::<A>(core, block, &index[..count]);
-            adjoint.gather_outputs(&index[..count], memory.o);
-            for t in 0..count {
-                let (o, u) = (&memory.o[t * width..][..width], &memory.stage.u[t * width..][..width]);
-                let sums = &mut memory.sums[t * shared.width()..][..shared.width()];
-                sums.fill(0.0);
-                for (of_q, s) in sums[shared.q()].iter_mut().zip(memory.s.chunks_exact(width)) {
-                    *of_q = reduce::dot::<A>(s, o);
-                }
-                for (of_k, sbar) in sums[shared.k()].iter_mut().zip(memory.later.chunks_exact(width)) {
-                    *of_k = reduce::dot::<A>(sbar, u);
-                }
-                let du = &mut memory.du[t * width..][..width];
-                du.fill(0.0);
-                add_weighted::<A>((&memory.stage.k[t * keys..][..keys], 1), memory.later, du);
-            }
-            memory.dalong.fill(0.0);
-            Chain { adjoint: &mut adjoint, memory: &mut memory }.run::<A>(&index[..count], width);
         }
     }
 }

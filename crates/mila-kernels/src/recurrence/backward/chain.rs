@@ -1,118 +1,222 @@
-//! From the gradients of a chunk's steps to those of the operands that they were made of.
+//! From the gradients of a run's steps to those of the operands that they were made of.
+
+use std::ops::Range;
 
 use super::adjoint::{Adjoint, Memory};
 use crate::{
-    arithmetic::Arithmetic,
+    arithmetic::{Arithmetic, LANES},
+    isa::Kernel,
     math,
     recurrence::{
-        Decay, Input, PAD,
-        block::Written,
-        stage::{before_softplus, copy},
+        Decay, Delta, Input, PAD, Rows,
+        block::{CHUNK, Written},
+        stage::{Floats, Layout, Steps},
     },
 };
 
-/// The end of a chunk's adjoint.
+/// The end of a run's adjoint: adds the gradients of the steps that visit `index` to the map and the parameters.
 pub(super) struct Chain<'c, 'a, 's, 'm> {
     pub(super) adjoint: &'c mut Adjoint<'a, 's>,
     pub(super) memory: &'c mut Memory<'m>,
+    pub(super) index: &'c [u32],
 }
 
-impl Chain<'_, '_, '_, '_> {
-    /// Adds the gradients of the steps that visit `index` to the map and the parameters.
+impl Kernel for Chain<'_, '_, '_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    pub(super) fn run<A: Arithmetic>(self, index: &[u32], width: usize) {
-        let Chain { adjoint, memory } = self;
-        let (core, block, shared) = (adjoint.core, adjoint.block, adjoint.shared);
-        let r = core.r;
-        let first = block.head * r.values + block.first;
-        for (t, &token) in index.iter().enumerate() {
-            let row = (token != PAD).then(|| block.image * r.tokens + token as usize);
-            let sums = &mut memory.sums[t * shared.width()..][..shared.width()];
-            let du = &mut memory.du[t * width..][..width];
-            let dalong = &mut memory.dalong[t * width..][..width];
-            // Before it is a gradient of anything else, the input gate's own row is the values and what gates them.
-            let input = &mut memory.stage.input[t * width..][..width];
-            if core.written == Written::Values {
-                let v = &mut memory.stage.u[t * width..][..width];
-                copy(r.v, row, first, v);
-                match r.input {
-                    Input::None => {}
-                    Input::OfDecay => {
-                        let delta = &memory.stage.along[t * width..][..width];
-                        for c in 0..width {
-                            dalong[c] = A::mul_add(v[c], du[c], dalong[c]);
-                            du[c] *= delta[c];
-                        }
-                    }
-                    Input::Channel(_) | Input::Head(_) => {
-                        for c in 0..width {
-                            let of_step = v[c] * du[c];
-                            du[c] *= input[c];
-                            input[c] = of_step;
-                        }
-                    }
-                }
-                match r.input {
-                    Input::Head(_) => sums[shared.input()].fill(input.iter().sum()),
-                    Input::Channel(delta) => {
-                        let x = &mut memory.stage.u[t * width..][..width];
-                        before_softplus(delta, row, first, x);
-                        through_softplus::<A>(x, input);
-                        add(adjoint.parameters.input_bias, input);
-                        add_to_row(adjoint, row, delta.raw.first + first, input);
-                    }
-                    Input::None | Input::OfDecay => {}
-                }
-                if let (Some((d, x)), Some(row)) = (r.shortcut, row) {
-                    let dy = &adjoint.dy[row * r.channels() + first..][..width];
-                    let x_values = &x.values[row * x.stride + x.first + first..][..width];
-                    let scaled = &mut memory.stage.u[t * width..][..width];
-                    for c in 0..width {
-                        adjoint.parameters.d[c] = A::mul_add(dy[c], x_values[c], adjoint.parameters.d[c]);
-                        scaled[c] = dy[c] * d[first + c];
-                    }
-                    add_to_row(adjoint, Some(row), x.first + first, scaled);
-                }
-                add_to_row(adjoint, row, r.v.first + first, du);
+    fn run<A: Arithmetic>(mut self) {
+        if self.adjoint.core.written == Written::Values {
+            self.values::<A>();
+        }
+        let first = self.steps().columns().0;
+        match self.adjoint.core.decay {
+            Decay::Values(log) => self.add_to_map::<A>(log.first + first, self.memory.dalong),
+            Decay::Factored { delta, .. } => {
+                through_softplus::<A>(self.steps(), delta, self.memory.stage.along, self.memory.dalong);
+                add_up::<A>(self.memory.dalong, self.index.len(), self.adjoint.parameters.decay_bias);
+                self.add_to_map::<A>(delta.raw.first + first, self.memory.dalong);
             }
-            match core.decay {
-                Decay::Values(log) => add_to_row(adjoint, row, log.first + first, dalong),
-                Decay::Factored { delta, .. } => {
-                    let x = &mut memory.stage.along[t * width..][..width];
-                    before_softplus(delta, row, first, x);
-                    through_softplus::<A>(x, dalong);
-                    add(adjoint.parameters.decay_bias, dalong);
-                    add_to_row(adjoint, row, delta.raw.first + first, dalong);
-                }
-                Decay::None | Decay::Constant(_) | Decay::Scalar(_) | Decay::Keys(_) => {}
-            }
-            if row.is_some() {
-                adjoint.partials[token as usize * shared.width()..][..shared.width()].copy_from_slice(sums);
+            Decay::None | Decay::Constant(_) | Decay::Scalar(_) | Decay::Keys(_) => {}
+        }
+        if self.adjoint.shared.are_whole() {
+            self.keys_to_map::<A>();
+        }
+        let (parts, end) = (self.adjoint.shared.parts(), self.adjoint.shared.input().end);
+        // A normaliser's part was written on the way forth.
+        let sums = &self.memory.sums.as_flattened()[parts.start * CHUNK..end * CHUNK];
+        for (t, &token) in self.index.iter().enumerate().filter(|&(_, &token)| token != PAD) {
+            let partials = &mut self.adjoint.partials[token as usize * parts.len()..];
+            for (partial, sums) in partials.iter_mut().zip(sums.chunks_exact(CHUNK)) {
+                *partial = sums[t];
             }
         }
     }
 }
 
-/// `gradient *= sigmoid(x)`.
-#[inline(always)]
-fn through_softplus<A: Arithmetic>(x: &[f32], gradient: &mut [f32]) {
-    for (gradient, x) in gradient.iter_mut().zip(x) {
-        *gradient *= math::sigmoid::<A>(*x);
+impl<'c, 'a> Chain<'c, 'a, '_, '_> {
+    #[inline(always)]
+    fn steps(&self) -> Steps<'c> {
+        Steps { core: self.adjoint.core, block: self.adjoint.block, index: self.index }
+    }
+
+    /// What comes from values: those, their input gate, and the shortcut.
+    #[inline(always)]
+    fn values<A: Arithmetic>(&mut self) {
+        let (r, of, count) = (self.adjoint.core.r, self.steps(), self.index.len());
+        let (columns, shared) = (of.columns(), self.adjoint.shared);
+        let Memory { stage, du, dalong, sums, .. } = &mut *self.memory;
+        // Before it is a gradient of anything else, the memory of what was written holds the values.
+        of.gather::<A>(r.v, columns, Layout::Columns, stage.u);
+        for lane in 0..self.adjoint.block.lanes() {
+            for at in lane * CHUNK..lane * CHUNK + count {
+                let (v, of_product) = (A::load(&stage.u[at]), A::load(&du[at]));
+                match r.input {
+                    Input::None => {}
+                    Input::OfDecay => {
+                        A::store(A::mul_add_each(v, of_product, A::load(&dalong[at])), &mut dalong[at]);
+                        A::store(A::mul(of_product, A::load(&stage.along[at])), &mut du[at]);
+                    }
+                    Input::Channel(_) | Input::Head(_) => {
+                        A::store(A::mul(of_product, A::load(&stage.input[at])), &mut du[at]);
+                        A::store(A::mul(v, of_product), &mut stage.input[at]);
+                    }
+                }
+            }
+        }
+        match r.input {
+            Input::Head(_) => {
+                let sums = &mut sums.as_flattened_mut()[shared.input().start * CHUNK..];
+                for (t, sum) in sums[..count].iter_mut().enumerate() {
+                    let mut lanes = A::splat(0.0);
+                    for input in stage.input[t..].iter().step_by(CHUNK) {
+                        lanes = A::add(lanes, A::load(input));
+                    }
+                    *sum = A::sum(lanes);
+                }
+            }
+            Input::Channel(delta) => {
+                through_softplus::<A>(of, delta, stage.u, stage.input);
+                add_up::<A>(stage.input, count, self.adjoint.parameters.input_bias);
+                self.add_to_map::<A>(delta.raw.first + columns.0, self.memory.stage.input);
+            }
+            Input::None | Input::OfDecay => {}
+        }
+        if let Some((d, x)) = r.shortcut {
+            self.shortcut::<A>(d, x);
+        }
+        self.add_to_map::<A>(r.v.first + columns.0, self.memory.du);
+    }
+
+    /// Adds the gradients of D and of what it is multiplied with.
+    #[inline(always)]
+    fn shortcut<A: Arithmetic>(&mut self, d: &[f32], x: Rows<'_>) {
+        let (core, columns) = (self.adjoint.core, self.steps().columns());
+        let dy = Rows { values: self.adjoint.dy, stride: core.r.channels(), first: 0 };
+        for &token in self.index.iter().filter(|&&token| token != PAD) {
+            let row = self.adjoint.block.image * core.r.tokens + token as usize;
+            let to = self.part(token, x.first + columns.0..x.first + columns.0 + columns.1).chunks_mut(LANES);
+            let of_d = self.adjoint.parameters.d.iter_mut();
+            let rows = row_of(dy, row, columns).chunks(LANES).zip(row_of(x, row, columns).chunks(LANES));
+            for ((((dy, x), d), to), of_d) in rows.zip(d[columns.0..].chunks(LANES)).zip(to).zip(of_d) {
+                let cotangent = A::load_part(dy);
+                A::store(A::mul_add_each(cotangent, A::load_part(x), A::load(of_d)), of_d);
+                A::store_part(A::mul_add_each(cotangent, A::load_part(d), A::load_part(to)), to);
+            }
+        }
+    }
+
+    /// Adds the gradients of a head's keys to the map.
+    #[inline(always)]
+    fn keys_to_map<A: Arithmetic>(&self) {
+        let (r, head, shared) = (self.adjoint.core.r, self.adjoint.block.head, self.adjoint.shared);
+        let keys = |map: Rows<'_>| map.first + head * r.keys..map.first + (head + 1) * r.keys;
+        let sums = self.memory.sums.as_flattened();
+        self.sums_to_map::<A>(&sums[shared.q().start * CHUNK..], keys(r.q));
+        self.sums_to_map::<A>(&sums[shared.k().start * CHUNK..], keys(r.k));
+        let of_gates = &sums[shared.gate().start * CHUNK..];
+        match self.adjoint.core.decay {
+            Decay::Keys(log) => self.sums_to_map::<A>(of_gates, keys(log)),
+            Decay::Scalar(log) => {
+                for (t, &token) in self.index.iter().enumerate().filter(|&(_, &token)| token != PAD) {
+                    let sum = of_gates.chunks_exact(CHUNK).take(r.keys).map(|sums| sums[t]).sum::<f32>();
+                    self.part(token, log.first + head..log.first + head + 1)[0] += sum;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Adds sums, `[channels, CHUNK]`, to channels of the map's gradient.
+    #[inline(always)]
+    fn sums_to_map<A: Arithmetic>(&self, sums: &[f32], channels: Range<usize>) {
+        let sums = sums.as_chunks().0;
+        for (lane, first) in channels.clone().step_by(LANES).enumerate() {
+            let channels = first..channels.end.min(first + LANES);
+            for (i, index) in self.index.chunks(LANES).enumerate() {
+                let mut square = [A::splat(0.0); LANES];
+                for (n, row) in square.iter_mut().enumerate() {
+                    *row = A::load(&sums[(lane * LANES + n) * (CHUNK / LANES) + i]);
+                }
+                let mut rows = [[0.0; LANES]; LANES];
+                for (row, register) in rows.iter_mut().zip(A::transpose(square)) {
+                    A::store(register, row);
+                }
+                for (row, &token) in rows.iter().zip(index).filter(|&(_, &token)| token != PAD) {
+                    let to = self.part(token, channels.clone());
+                    A::store_part(A::add(A::load_part(to), A::load(row)), to);
+                }
+            }
+        }
+    }
+
+    /// Adds columns, `[lanes, CHUNK]`, to channels from `first` on of the map's gradient.
+    #[inline(always)]
+    fn add_to_map<A: Arithmetic>(&self, first: usize, columns: &[Floats]) {
+        for (t, &token) in self.index.iter().enumerate().filter(|&(_, &token)| token != PAD) {
+            let to = self.part(token, first..first + self.adjoint.block.width).chunks_mut(LANES);
+            for (to, column) in to.zip(columns[t..].iter().step_by(CHUNK)) {
+                A::store_part(A::add(A::load_part(to), A::load(column)), to);
+            }
+        }
+    }
+
+    /// Some channels of a token in the map's gradient.
+    #[inline(always)]
+    fn part(&self, token: u32, channels: Range<usize>) -> &'a mut [f32] {
+        let row = self.adjoint.block.image * self.adjoint.core.r.tokens + token as usize;
+        // SAFETY: these channels belong to this block's columns, or to the keys of its head if it is all of it, of an operand
+        // whose channels overlap with no other's; a block is one thread's, and callers drop a part before they ask for the next.
+        unsafe { self.adjoint.map.part(row, channels) }
     }
 }
 
+/// Some channels of a row.
 #[inline(always)]
-fn add(to: &mut [f32], from: &[f32]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += from;
+fn row_of(map: Rows<'_>, row: usize, (first, count): (usize, usize)) -> &[f32] {
+    &map.values[row * map.stride + map.first + first..][..count]
+}
+
+/// `gradient *= sigmoid(raw + bias)`; `memory` is free.
+#[inline(always)]
+fn through_softplus<A: Arithmetic>(of: Steps<'_>, delta: Delta<'_>, memory: &mut [Floats], gradient: &mut [Floats]) {
+    of.before_softplus::<A>(delta, of.columns(), memory);
+    for (gradient, x) in gradient.chunks_exact_mut(CHUNK).zip(memory.chunks_exact(CHUNK)) {
+        let x = x[..of.index.len()].as_flattened();
+        for (gradient, x) in gradient.as_flattened_mut().iter_mut().zip(x) {
+            *gradient *= math::sigmoid::<A>(*x);
+        }
     }
 }
 
-/// Adds to a token's row of the map's gradient, from channel `first` on.
+/// Adds the columns of `steps` steps, `[lanes, CHUNK]`, up.
 #[inline(always)]
-fn add_to_row(adjoint: &Adjoint<'_, '_>, row: Option<usize>, first: usize, gradient: &[f32]) {
-    let Some(row) = row else { return };
-    // SAFETY: these channels belong to this block's columns of an operand whose channels overlap with no other's, a block is
-    // one thread's, and the part is dropped at once.
-    add(unsafe { adjoint.map.part(row, first..first + gradient.len()) }, gradient);
+fn add_up<A: Arithmetic>(columns: &[Floats], steps: usize, sums: &mut [Floats]) {
+    for (columns, sum) in columns.chunks_exact(CHUNK).zip(sums) {
+        let mut total = A::load(sum);
+        for column in &columns[..steps] {
+            total = A::add(total, A::load(column));
+        }
+        A::store(total, sum);
+    }
 }

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use mila::bars;
+use mila::inspect::bars;
 use mila::train::{Config, Data};
 use mila::weights::write_whole;
 

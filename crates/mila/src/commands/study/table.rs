@@ -1,6 +1,6 @@
 //! What the finished cells say together: means, spreads, differences, beside what was published.
 
-use mila::bars::{Bar, Chart};
+use mila::inspect::bars::{Bar, Chart};
 use mila::models::{Preset, Published};
 use serde_json::{Value, json};
 

@@ -1,9 +1,9 @@
-//! What charts are made of: rectangles, strokes and text, written as SVG and as PNG.
+//! What pictures are made of: rectangles, strokes, text and pixels, written as SVG and as PNG.
 
 use std::fmt::Write;
 use std::io::Cursor;
 
-use image::{ImageFormat, Rgb, RgbImage};
+use image::{ImageFormat, Rgb, RgbImage, imageops};
 
 use crate::pixel_font::{HEIGHT, draw_text, fill, text_width};
 
@@ -13,14 +13,18 @@ pub(crate) const GREY: Rgb<u8> = Rgb([208, 210, 214]);
 
 /// Enlargement of the bitmap font; the letters of the SVG are as high.
 pub(crate) const SCALE: u32 = 2;
+/// The same of titles.
+pub(crate) const TITLE_SCALE: u32 = 3;
 
 /// Shapes from the lowest to the uppermost, in pixels from the left upper corner.
-pub(crate) struct Drawing {
+#[derive(Clone, Debug)]
+pub struct Drawing {
     pub(crate) width: u32,
     pub(crate) height: u32,
     pub(crate) shapes: Vec<Shape>,
 }
 
+#[derive(Clone, Debug)]
 pub(crate) enum Shape {
     Rectangle {
         x: u32,
@@ -44,10 +48,24 @@ pub(crate) enum Shape {
         colour: Rgb<u8>,
         text: String,
     },
+    /// Its left upper corner.
+    Title {
+        x: u32,
+        y: u32,
+        text: String,
+    },
+    /// Pixels as rectangles of equal size.
+    Pixels {
+        x: u32,
+        y: u32,
+        width: u32,
+        height: u32,
+        pixels: RgbImage,
+    },
 }
 
 /// Which part of a text stands at its place.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Anchor {
     Start,
     Middle,
@@ -55,7 +73,35 @@ pub(crate) enum Anchor {
 }
 
 impl Drawing {
-    pub(crate) fn to_svg(&self) -> String {
+    /// Nothing on white.
+    pub(crate) fn new(width: u32, height: u32) -> Self {
+        Self { width, height, shapes: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, shape: Shape) {
+        self.shapes.push(shape);
+    }
+
+    pub(crate) fn rectangle(&mut self, (x, y): (u32, u32), (width, height): (u32, u32), colour: Rgb<u8>) {
+        self.add(Shape::Rectangle { x, y, width, height, colour });
+    }
+
+    pub(crate) fn dot(&mut self, (x, y): (u32, u32), diameter: u32, colour: Rgb<u8>) {
+        let place = [x, y].map(f64::from);
+        self.add(Shape::Stroke { from: place, to: place, width: f64::from(diameter), colour });
+    }
+
+    pub(crate) fn text(&mut self, (x, y): (u32, u32), anchor: Anchor, text: impl Into<String>) {
+        self.add(Shape::Text { x, y, anchor, colour: INK, text: text.into() });
+    }
+
+    /// Width and height in pixels.
+    pub fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
+    /// The drawing as SVG.
+    pub fn to_svg(&self) -> String {
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" \
              font-size=\"18\">\n<rect width=\"100%\" height=\"100%\" fill=\"{}\"/>\n",
@@ -64,6 +110,7 @@ impl Drawing {
             hex(PAPER)
         );
         for shape in &self.shapes {
+            // Writing to a string does not fail.
             let _ = match shape {
                 Shape::Rectangle { x, y, width, height, colour } => writeln!(
                     svg,
@@ -79,8 +126,22 @@ impl Drawing {
                     to[1],
                     hex(*colour)
                 ),
+                Shape::Title { x, y, text } => writeln!(
+                    svg,
+                    "<text x=\"{x}\" y=\"{}\" font-size=\"{}\" fill=\"{}\">{}</text>",
+                    y + TITLE_SCALE * HEIGHT,
+                    9 * TITLE_SCALE,
+                    hex(INK),
+                    escaped(text)
+                ),
+                Shape::Pixels { x, y, width, height, pixels } => writeln!(
+                    svg,
+                    "<image x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" preserveAspectRatio=\"none\" \
+                     style=\"image-rendering:pixelated\" href=\"data:image/png;base64,{}\"/>",
+                    base64(&png(pixels))
+                ),
                 Shape::Text { x, y, anchor, colour, text } => {
-                    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+                    let text = escaped(text);
                     let anchor = match anchor {
                         Anchor::Start => "",
                         Anchor::Middle => " text-anchor=\"middle\"",
@@ -94,7 +155,8 @@ impl Drawing {
         svg + "</svg>\n"
     }
 
-    pub(crate) fn to_png(&self) -> Vec<u8> {
+    /// The drawing as a PNG file.
+    pub fn to_png(&self) -> Vec<u8> {
         let mut canvas = RgbImage::from_pixel(self.width, self.height, PAPER);
         for shape in &self.shapes {
             match shape {
@@ -110,12 +172,26 @@ impl Drawing {
                     };
                     draw_text(&mut canvas, x.saturating_sub(before), *y, SCALE, *colour, text);
                 }
+                Shape::Title { x, y, text } => draw_text(&mut canvas, *x, *y, TITLE_SCALE, INK, text),
+                Shape::Pixels { x, y, width, height, pixels } => {
+                    let scaled = imageops::resize(pixels, *width, *height, imageops::FilterType::Nearest);
+                    imageops::replace(&mut canvas, &scaled, i64::from(*x), i64::from(*y));
+                }
             }
         }
-        let mut png = Cursor::new(Vec::new());
-        canvas.write_to(&mut png, ImageFormat::Png).expect("a chart has pixels, and writing to memory does not fail");
-        png.into_inner()
+        png(&canvas)
     }
+}
+
+fn png(pixels: &RgbImage) -> Vec<u8> {
+    let mut png = Cursor::new(Vec::new());
+    pixels.write_to(&mut png, ImageFormat::Png).expect("a picture has pixels, and writing to memory does not fail");
+    png.into_inner()
+}
+
+/// Text as XML has it, which knows no control characters.
+fn escaped(text: &str) -> String {
+    text.replace(char::is_control, "?").replace('&', "&amp;").replace('<', "&lt;")
 }
 
 fn hex(Rgb([red, green, blue]): Rgb<u8>) -> String {
@@ -153,9 +229,33 @@ fn distance(point: [f64; 2], from: [f64; 2], to: [f64; 2]) -> f64 {
     (there[0] - share * along[0]).hypot(there[1] - share * along[1])
 }
 
+/// Base64 with padding (RFC 4648, section 4).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let bits = (0..3).fold(0_u32, |bits, i| (bits << 8) | u32::from(three.get(i).copied().unwrap_or(0)));
+        for digit in 0..4 {
+            let place = (bits >> (18 - 6 * digit)) as usize % 64;
+            text.push(if digit <= three.len() { DIGITS[place].into() } else { '=' });
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The vectors of RFC 4648, section 10.
+    #[test]
+    fn base64_is_that_of_the_standard() {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
 
     #[test]
     fn a_stroke_covers_what_is_near_its_line() {
@@ -189,15 +289,33 @@ mod tests {
                 text(Anchor::Start, 0),
                 text(Anchor::Middle, 60),
                 text(Anchor::End, 120),
+                Shape::Title { x: 0, y: 18, text: "a&b".into() },
+                Shape::Pixels {
+                    x: 60,
+                    y: 20,
+                    width: 20,
+                    height: 10,
+                    pixels: RgbImage::from_fn(2, 1, |x, _| Rgb([10 + x as u8; 3])),
+                },
             ],
         };
         let svg = drawing.to_svg();
-        for part in ["a&lt;b", "text-anchor=\"middle\"", "text-anchor=\"end\"", "#d0d2d6", "M5.0 30.0L50.0 30.0"] {
+        for part in [
+            "a&lt;b",
+            "text-anchor=\"middle\"",
+            "text-anchor=\"end\"",
+            "#d0d2d6",
+            "M5.0 30.0L50.0 30.0",
+            "a&amp;b",
+            "base64,iVBOR",
+        ] {
             assert!(svg.contains(part), "{part}: {svg}");
         }
         let picture = image::load_from_memory(&drawing.to_png()).expect("a PNG").into_rgb8();
         assert_eq!(picture.dimensions(), (120, 40));
         assert!(*picture.get_pixel(104, 24) == GREY && *picture.get_pixel(30, 30) == INK);
+        let grey = |x, y| picture.get_pixel(x, y).0[0];
+        assert_eq!([grey(60, 20), grey(69, 29), grey(70, 20), grey(79, 29), grey(80, 25)], [10, 10, 11, 11, 255]);
         let inked = |x: std::ops::Range<u32>| x.into_iter().any(|x| (2..16).any(|y| *picture.get_pixel(x, y) == INK));
         // Each text is 34 pixels across.
         assert!(inked(0..34) && !inked(34..43) && inked(43..77) && !inked(77..86) && inked(86..120));

@@ -2,7 +2,7 @@
 
 use image::Rgb;
 
-use crate::drawing::{Anchor, Drawing, GREY, INK, SCALE, Shape};
+use crate::drawing::{Anchor, Drawing, GREY, INK, SCALE};
 use crate::pixel_font::text_width;
 
 /// One thing that is compared.
@@ -41,6 +41,7 @@ const MARGIN: u32 = 20;
 const HEAD: u32 = 84;
 const PAIR: u32 = 48;
 const BAR: u32 = 16;
+
 /// The chart as SVG.
 pub fn to_svg(chart: &Chart) -> String {
     drawing(chart).to_svg()
@@ -49,14 +50,6 @@ pub fn to_svg(chart: &Chart) -> String {
 /// The chart as a PNG file.
 pub fn to_png(chart: &Chart) -> Vec<u8> {
     drawing(chart).to_png()
-}
-
-fn drawing(chart: &Chart) -> Drawing {
-    Drawing { width: WIDTH, height: height(chart), shapes: shapes(chart) }
-}
-
-fn height(chart: &Chart) -> u32 {
-    HEAD + PAIR * chart.bars.len() as u32 + MARGIN
 }
 
 /// Values to pixels across.
@@ -85,50 +78,42 @@ impl Axis {
     }
 }
 
-fn shapes(chart: &Chart) -> Vec<Shape> {
+fn drawing(chart: &Chart) -> Drawing {
     let axis = Axis::of(&chart.bars);
     let zero = axis.at(0.0);
-    let text =
-        |x: u32, y: u32, text: &str| Shape::Text { x, y, anchor: Anchor::Start, colour: INK, text: text.to_owned() };
-    let mut shapes = vec![text(MARGIN, MARGIN, &chart.title)];
+    let pairs = PAIR * chart.bars.len() as u32;
+    let mut drawing = Drawing::new(WIDTH, HEAD + pairs + MARGIN);
+    drawing.text((MARGIN, MARGIN), Anchor::Start, &chart.title);
     let mut x = MARGIN;
     for (name, colour) in chart.names.iter().zip([OWN, OTHER]) {
-        shapes.push(Shape::Rectangle { x, y: 52, width: BAR, height: BAR, colour });
-        shapes.push(text(x + BAR + 8, 52, name));
+        drawing.rectangle((x, 52), (BAR, BAR), colour);
+        drawing.text((x + BAR + 8, 52), Anchor::Start, name);
         x += BAR + 32 + text_width(name, SCALE);
     }
-    let line =
-        Shape::Rectangle { x: zero, y: HEAD - 4, width: 2, height: PAIR * chart.bars.len() as u32, colour: GREY };
-    shapes.push(line);
+    drawing.rectangle((zero, HEAD - 4), (2, pairs), GREY);
     for (bar, y) in chart.bars.iter().zip((HEAD..).step_by(PAIR as usize)) {
-        shapes.push(text(MARGIN, y + 9, &bar.label));
+        drawing.text((MARGIN, y + 9), Anchor::Start, &bar.label);
         for (value, offset, colour) in [(bar.value, 0, OWN), (bar.other, BAR + 2, OTHER)] {
             let Some(end) = value.filter(|value| value.is_finite()).map(|value| axis.at(value)) else { continue };
-            let (x, width) = (end.min(zero), end.abs_diff(zero).max(1));
-            shapes.push(Shape::Rectangle { x, y: y + offset, width, height: BAR, colour });
+            drawing.rectangle((end.min(zero), y + offset), (end.abs_diff(zero).max(1), BAR), colour);
         }
         if let Some((value, error)) = bar.value.zip(bar.error).filter(|(value, error)| (value + error).is_finite()) {
             let [low, high] = [value - error, value + error].map(|end| axis.at(end));
-            shapes.push(Shape::Rectangle {
-                x: low,
-                y: y + BAR / 2 - 1,
-                width: (high - low).max(1),
-                height: 2,
-                colour: INK,
-            });
+            drawing.rectangle((low, y + BAR / 2 - 1), ((high - low).max(1), 2), INK);
         }
         let number = bar.value.map_or("-".to_owned(), |value| format!("{value:+.2}"));
-        shapes.push(text(WIDTH - NUMBERS, y, &number));
+        drawing.text((WIDTH - NUMBERS, y), Anchor::Start, number);
         if let Some(other) = bar.other {
-            shapes.push(text(WIDTH - NUMBERS, y + BAR + 6, &format!("{other:+.1}")));
+            drawing.text((WIDTH - NUMBERS, y + BAR + 6), Anchor::Start, format!("{other:+.1}"));
         }
     }
-    shapes
+    drawing
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drawing::Shape;
 
     fn chart() -> Chart {
         let bar = |label: &str, value, error, other| Bar { label: label.into(), value, error, other };
@@ -149,11 +134,11 @@ mod tests {
         let axis = Axis::of(&chart().bars);
         assert_eq!((axis.low, axis.high), (-5.2, 2.5));
         let colours = |wanted: Rgb<u8>| {
-            let of = |shape| match shape {
+            let of = |shape: &Shape| match *shape {
                 Shape::Rectangle { x, width, height, colour, .. } if colour == wanted => Some((x, width, height)),
                 _ => None,
             };
-            shapes(&chart()).into_iter().filter_map(of).collect::<Vec<_>>()
+            drawing(&chart()).shapes.iter().filter_map(of).collect::<Vec<_>>()
         };
         let zero = axis.at(0.0);
         // The first is that of the legend.
@@ -167,7 +152,7 @@ mod tests {
         let svg = to_svg(&chart());
         assert!(svg.contains("a &lt; b &amp; c") && svg.contains("+2.00") && svg.contains("-5.2"), "{svg}");
         let picture = image::load_from_memory(&to_png(&chart())).expect("a PNG").into_rgb8();
-        assert_eq!(picture.dimensions(), (WIDTH, height(&chart())));
+        assert_eq!(picture.dimensions(), (WIDTH, HEAD + 4 * PAIR + MARGIN));
         assert!(picture.pixels().any(|pixel| *pixel == OWN) && picture.pixels().any(|pixel| *pixel == OTHER));
         let empty = Chart { bars: Vec::new(), ..chart() };
         assert!(to_svg(&empty).ends_with("</svg>\n") && !to_png(&empty).is_empty());
