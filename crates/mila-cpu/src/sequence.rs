@@ -14,9 +14,12 @@ use crate::prepared::{Kernel, Table};
 /// Tables that are kept: the four orders of Mamba-ND at two of its resolutions, twice.
 const TABLES: usize = 16;
 
-/// Which tokens the taps of a causal convolution read, by order, height, width and taps.
+/// Order, and height, width and taps.
+type Key = (ScanOrder, [usize; 3]);
+
+/// Which tokens the taps of a causal convolution read.
 #[derive(Debug, Default)]
-pub(crate) struct Sources(RwLock<HashMap<(ScanOrder, [usize; 3]), Arc<Vec<u32>>>>);
+pub(crate) struct Sources(RwLock<HashMap<Key, Arc<Vec<u32>>>>);
 
 impl Sources {
     fn of(&self, order: ScanOrder, dims: Dims, taps: usize) -> Result<Arc<Vec<u32>>> {

@@ -2,8 +2,8 @@
 //! tokens become, as numbers and as SVG and PNG.
 //!
 //! [`layers`] runs a model once and looks at every layer that mixes tokens. It knows no model: what a map is for, the model says
-//! itself ([`mila_ops::Mechanism`]). [`heat_maps`] and [`layer_chart`] draw what it returns; [`bars`], [`lines`] and [`contact_sheet`] are
-//! the pictures of other commands.
+//! itself ([`mila_ops::Mechanism`]). [`heat_maps`] and [`layer_chart`] draw what it returns; [`bars`], [`lines`] and
+//! [`contact_sheet`] are the pictures of other commands.
 //!
 //! ```
 //! use mila_cpu::Cpu;

@@ -98,6 +98,9 @@ fn exp2_normal<A: Arithmetic>(x: f32) -> f32 {
 /// A fit of degree 5 on [-½, ½] with the value 1 at 0, and the nearest integer added to its exponent: twelve instructions.
 #[inline(always)]
 pub fn exp2_decay<A: Arithmetic>(x: A::Register) -> A::Register {
+    /// A coefficient of the fit, not the constant.
+    #[expect(clippy::approx_constant)]
+    const NEARLY_LN_2: f32 = 6.931_47e-1;
     let round = A::splat(ROUND);
     // In this order a NaN stays; the low bits of one that arithmetic makes are zero.
     let x = A::max(A::splat(-126.0), x);
@@ -107,7 +110,7 @@ pub fn exp2_decay<A: Arithmetic>(x: A::Register) -> A::Register {
     let p = A::mul_add_each(p, f, A::splat(9.671_513e-3));
     let p = A::mul_add_each(p, f, A::splat(5.550_733_7e-2));
     let p = A::mul_add_each(p, f, A::splat(2.402_224_2e-1));
-    let p = A::mul_add_each(p, f, A::splat(6.931_47e-1));
+    let p = A::mul_add_each(p, f, A::splat(NEARLY_LN_2));
     let p = A::mul_add_each(p, f, A::splat(1.0));
     A::add_to_exponents(p, rounded)
 }

@@ -152,8 +152,8 @@ impl<G: Gate, R: Read> Advance<'_, G, R> {
             }
             A::store(read, o);
         }
-        for j in 0..K {
-            A::store(state[j], &mut self.s[key + j]);
+        for (state, s) in state.into_iter().zip(&mut self.s[key..]) {
+            A::store(state, s);
         }
     }
 }
