@@ -99,7 +99,7 @@ fn exp2_normal<A: Arithmetic>(x: f32) -> f32 {
 #[inline(always)]
 pub fn exp2_decay<A: Arithmetic>(x: A::Register) -> A::Register {
     /// A coefficient of the fit, not the constant.
-    #[expect(clippy::approx_constant)]
+    #[expect(clippy::approx_constant, reason = "a fit")]
     const NEARLY_LN_2: f32 = 6.931_47e-1;
     let round = A::splat(ROUND);
     // In this order a NaN stays; the low bits of one that arithmetic makes are zero.

@@ -89,7 +89,7 @@ impl Lowering<'_> {
     }
 
     pub(super) fn require_grid(&mut self, x: Id, grid: [usize; 2]) -> Result<()> {
-        let sizes = self.fixed(&self.path(x).clone())?;
+        let sizes = self.fixed(self.path(x))?;
         shape::grid(grid, [1, 2].map(|axis| self.trace.nodes()[x.0].extents[axis].at(sizes)))
     }
 

@@ -189,7 +189,7 @@ impl Kernel for Back<'_, '_, '_, '_> {
 impl Adjoint<'_, '_> {
     /// Some channels of a token in the map's gradient, which threads share.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref)]
+    #[expect(clippy::mut_from_ref, reason = "threads write disjoint channels")]
     fn part(&self, token: u32, channels: Range<usize>) -> &mut [f32] {
         let row = self.block.image * self.core.r.tokens + token as usize;
         // SAFETY: these channels are those of this block's head, which is one thread's, and the part is dropped at once.
