@@ -82,7 +82,7 @@ fn npy(array: &Array<f64>) -> Result<Vec<u8>, Box<dyn Error>> {
     let padded = (header.len() + 11).next_multiple_of(64) - 10;
     let mut file = b"\x93NUMPY\x01\x00".to_vec();
     file.extend_from_slice(&u16::try_from(padded)?.to_le_bytes());
-    write!(file, "{header:<width$}\n", width = padded - 1)?;
+    writeln!(file, "{header:<width$}", width = padded - 1)?;
     let at = |b: usize, c: usize, n: usize| array.values[(b * height * width + n) * channels + c] as f32;
     for b in 0..batch {
         for c in 0..channels {
