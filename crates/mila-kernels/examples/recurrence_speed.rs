@@ -146,7 +146,7 @@ impl Case {
 
     fn order(&self, turn: usize) -> Vec<u32> {
         let side = self.side;
-        let token = |i: usize| if turn % 2 == 0 { i } else { i % side * side + i / side };
+        let token = |i: usize| if turn.is_multiple_of(2) { i } else { i % side * side + i / side };
         let forth = (0..side * side).map(|i| token(i) as u32);
         if turn < 2 { forth.collect() } else { forth.rev().collect() }
     }
