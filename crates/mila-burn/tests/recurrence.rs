@@ -12,6 +12,8 @@ use mila_parity::{RecurrenceCase, StartKind, Tolerance, assert_close, recurrence
 
 /// The largest allowed `max|difference| / max|gradient|` of a tensor: the gradient row of `docs/numerics.md`.
 const GRADIENT: f64 = 1e-3;
+/// A gradient below this is what f32 leaves of larger ones that cancel: a normaliser with one token takes its keys out again.
+const CANCELLED: f64 = 1e-4;
 
 fn forms() -> Vec<Form> {
     Isa::available().into_iter().map(Form::Kernels).chain([Form::Portable]).collect()
@@ -100,7 +102,10 @@ fn gradients_are_those_of_the_reference() {
                 assert_eq!(found.len(), wanted.len(), "{what}");
                 for (i, (&f, w)) in found.iter().zip(wanted).enumerate() {
                     let difference = (f64::from(f) - w).abs();
-                    assert!(difference <= GRADIENT * largest, "{what}[{i}]: {f}, expected {w}, largest {largest}");
+                    assert!(
+                        difference <= GRADIENT * largest.max(CANCELLED),
+                        "{what}[{i}]: {f}, expected {w}, largest {largest}"
+                    );
                 }
             }
         }
