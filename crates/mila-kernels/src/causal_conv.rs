@@ -12,7 +12,7 @@ use crate::{
 /// In a table of tokens, a tap that reads nothing.
 pub const NONE: u32 = u32::MAX;
 
-/// `y` = activation(bias + Σ_j weight_j ⊙ x[table_j]) for every token whose last tap reads something, and zero for others;
+/// `y = activation(bias + Σ_j weight_j ⊙ x[table_j])` for every token whose last tap reads something, and zero for others;
 /// `x` and `y` are `[batch, tokens, channels]`, `table` is
 /// `[tokens, taps]` and `weight` `[taps, channels]`.
 ///
