@@ -42,13 +42,13 @@ fn clamp(x: f32, low: f32, high: f32) -> f32 {
 /// eʳ for |r| ≤ ½ ln 2, as 1 + r + r² P(r) with the coefficients of Cephes `expf`.
 #[inline(always)]
 fn exp_reduced<A: Arithmetic>(r: f32) -> f32 {
-    let p = 1.987_569_1e-4;
-    let p = A::mul_add(p, r, 1.398_2e-3);
-    let p = A::mul_add(p, r, 8.333_452e-3);
-    let p = A::mul_add(p, r, 4.166_579_6e-2);
-    let p = A::mul_add(p, r, 1.666_666_5e-1);
-    let p = A::mul_add(p, r, 0.5);
-    A::mul_add(p, r * r, r) + 1.0
+    // Pairs of terms, then pairs of pairs: a chain of four operations where Horner's has six.
+    let r2 = r * r;
+    let low = A::mul_add(1.666_666_5e-1, r, 0.5);
+    let middle = A::mul_add(8.333_452e-3, r, 4.166_579_6e-2);
+    let high = A::mul_add(1.987_569_1e-4, r, 1.398_2e-3);
+    let p = A::mul_add(A::mul_add(high, r2, middle), r2, low);
+    A::mul_add(p, r2, r) + 1.0
 }
 
 /// `x` · 2ⁿ for `rounded` = n + [`ROUND`] and -252 ≤ n ≤ 254. Two factors, because 2ⁿ alone need not be an f32.
@@ -103,10 +103,9 @@ pub fn exp2_decay<A: Arithmetic>(x: A::Register) -> A::Register {
     let x = A::max(A::splat(-126.0), x);
     let rounded = A::add(x, round);
     let f = A::sub(x, A::sub(rounded, round));
-    let p = A::splat(1.326_472_7e-3);
-    let p = A::mul_add_each(p, f, A::splat(9.671_513e-3));
-    let p = A::mul_add_each(p, f, A::splat(5.550_733_7e-2));
-    let p = A::mul_add_each(p, f, A::splat(2.402_224_2e-1));
+    let low = A::mul_add_each(A::splat(5.550_733_7e-2), f, A::splat(2.402_224_2e-1));
+    let high = A::mul_add_each(A::splat(1.326_472_7e-3), f, A::splat(9.671_513e-3));
+    let p = A::mul_add_each(high, A::mul(f, f), low);
     let p = A::mul_add_each(p, f, A::splat(6.931_47e-1));
     let p = A::mul_add_each(p, f, A::splat(1.0));
     A::add_to_exponents(p, rounded)
@@ -157,16 +156,14 @@ pub fn silu_derivative<A: Arithmetic>(x: f32) -> f32 {
 pub fn softplus<A: Arithmetic>(x: f32) -> f32 {
     // max(x, 0) + ln(1 + y) with y = e^-|x|; ln(1 + y) / y is a fit of degree 8 on [0, 1].
     let y = exp_normal::<A>(-x.abs());
-    let p = 5.232_629_3e-3;
-    let p = A::mul_add(p, y, -2.950_498_7e-2);
-    let p = A::mul_add(p, y, 7.822_556e-2);
-    let p = A::mul_add(p, y, -1.366_321_4e-1);
-    let p = A::mul_add(p, y, 1.910_599_3e-1);
-    let p = A::mul_add(p, y, -2.484_297_9e-1);
-    let p = A::mul_add(p, y, 3.331_909_6e-1);
-    let p = A::mul_add(p, y, -4.999_949_3e-1);
-    let p = A::mul_add(p, y, 1.0);
-    A::mul_add(p, y, if x > 0.0 { x } else { 0.0 })
+    let (y2, y4) = (y * y, (y * y) * (y * y));
+    let a = A::mul_add(-4.999_949_3e-1, y, 1.0);
+    let b = A::mul_add(-2.484_297_9e-1, y, 3.331_909_6e-1);
+    let c = A::mul_add(-1.366_321_4e-1, y, 1.910_599_3e-1);
+    let d = A::mul_add(-2.950_498_7e-2, y, 7.822_556e-2);
+    let low = A::mul_add(b, y2, a);
+    let high = A::mul_add(5.232_629_3e-3, y4, A::mul_add(d, y2, c));
+    A::mul_add(A::mul_add(high, y4, low), y, if x > 0.0 { x } else { 0.0 })
 }
 
 /// The bound from which on the normal distribution's tail, times its argument, is no longer seen.
