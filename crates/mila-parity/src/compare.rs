@@ -7,8 +7,8 @@ pub struct Tolerance(pub f64);
 impl Tolerance {
     /// f32 across executors and against goldens.
     pub const F32: Self = Self(1e-4);
-    /// f32 on the Mamba families at their released sizes, whose rounding grows over 24 layers and more.
-    pub const F32_MAMBA: Self = Self(1e-3);
+    /// f32 on Mamba-ND-S at its released size with the goldens' values, where PyTorch's own f32 is 2.8e-4 from its f64.
+    pub const F32_MAMBA_ND: Self = Self(1e-3);
     /// The f64 reference against goldens that were computed in f64 and stored in f32.
     pub const F64: Self = Self(1e-6);
 }

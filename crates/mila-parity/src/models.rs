@@ -149,18 +149,18 @@ fn model<E: Numeric + 'static>(
 /// # Panics
 /// With the model that differs.
 pub fn presets<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
-    logits_of("presets", make, tolerance);
+    logits_of("presets", make, |_| tolerance);
 }
 
 /// Runs registered models of the Mamba families at their released sizes against `tools/golden/mamba.py`.
 ///
 /// # Panics
 /// With the model that differs.
-pub fn mamba_presets<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
+pub fn mamba_presets<E: Numeric + 'static>(make: Factory<E>, tolerance: impl Fn(&str) -> Tolerance) {
     logits_of("mamba_presets", make, tolerance);
 }
 
-fn logits_of<E: Numeric + 'static>(file: &str, make: Factory<E>, tolerance: Tolerance) {
+fn logits_of<E: Numeric + 'static>(file: &str, make: Factory<E>, tolerance: impl Fn(&str) -> Tolerance) {
     let golden = Golden::open(file);
     for case in &golden.cases {
         let preset = Preset::find(&case.name).expect("a registered name");
@@ -171,7 +171,7 @@ fn logits_of<E: Numeric + 'static>(file: &str, make: Factory<E>, tolerance: Tole
         let found = e.read(&logits.expect("a classifier gives logits")).expect("logits");
         let wanted = golden.map(&format!("{}/logits", case.name));
         assert_eq!(found.dims, wanted.dims, "{}: extent", case.name);
-        assert_close(&case.name, &found.values, &wanted.values, tolerance);
+        assert_close(&case.name, &found.values, &wanted.values, tolerance(&case.name));
     }
 }
 
