@@ -1,7 +1,7 @@
 //! The gates of a recurrence, from its operands.
 
 use mila_ops::recurrence::{Delta, Gate, InputGate, Part};
-use mila_ops::reference::Array;
+use mila_ops::reference::{Array, softplus};
 use mila_ops::{Dims, Numeric, RecurrenceOn, Result};
 use rayon::prelude::*;
 
@@ -93,11 +93,6 @@ fn read<E: Numeric>(e: &E, part: &MapPart<'_, E>) -> Result<Array<f32>> {
 fn parameter<E: Numeric>(e: &E, part: &ParameterPart<'_, E>) -> Result<Vec<f32>> {
     let values = e.read_parameter(part.whole())?;
     Ok(values[part.range(values.len())].to_vec())
-}
-
-/// `ln(1 + eˣ)`, exact in both tails.
-fn softplus(x: f64) -> f64 {
-    if x > 0.0 { x + (-x).exp().ln_1p() } else { x.exp().ln_1p() }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::ops::Range;
 
 pub use array::Array;
 pub use real::Real;
-pub use recurrence::{RecurrenceGradients, recurrence_gradients};
+pub use recurrence::{RecurrenceGradients, recurrence_gradients, softplus};
 
 use crate::{
     Activation, BatchNormWanted, BatchStatistics, CausalConv, ConvWanted, Dims, DropPath, Executor, LinearAttention,
@@ -133,13 +133,7 @@ fn activated<T: Real>(x: T, activation: Activation) -> T {
             }
         }
         // Above zero by its own reflection, so that nothing overflows. Not `max`, which would hide a NaN.
-        Activation::Softplus => {
-            if x > T::zero() {
-                x + (-x).exp().ln_1p()
-            } else {
-                x.exp().ln_1p()
-            }
-        }
+        Activation::Softplus => softplus(x),
     }
 }
 

@@ -101,7 +101,7 @@ fn parameter<T: Real>(part: &Part<'_, Table<T>>) -> Vec<T> {
 }
 
 /// `ln(1 + eˣ)`, exact in both tails.
-fn softplus<T: Real>(x: T) -> T {
+pub fn softplus<T: Real>(x: T) -> T {
     if x > T::zero() { x + (-x).exp().ln_1p() } else { x.exp().ln_1p() }
 }
 
