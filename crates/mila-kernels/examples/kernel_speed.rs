@@ -17,6 +17,22 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 /// (side of the map, channels, heads) of MILA-T's stages.
 const STAGES: [(usize, usize, usize); 4] = [(56, 64, 2), (28, 128, 4), (14, 256, 8), (7, 512, 16)];
 
+/// (images, side of the map, channels) of the MLPs of MILA-T and MILA-B.
+const MLPS: [(usize, usize, usize); 12] = [
+    (1, 56, 64),
+    (1, 28, 128),
+    (1, 14, 256),
+    (1, 7, 512),
+    (8, 56, 64),
+    (8, 28, 128),
+    (8, 14, 256),
+    (8, 7, 512),
+    (8, 56, 96),
+    (8, 28, 192),
+    (8, 14, 384),
+    (8, 7, 768),
+];
+
 struct Bench {
     isa: Isa,
     filter: String,
@@ -154,8 +170,8 @@ fn gemm(rows: usize, inputs: usize, outputs: usize, x: &[f32], weight: &[f32], y
 }
 
 fn mlps(bench: &Bench) {
-    for (side, channels, _) in STAGES {
-        let (rows, hidden) = (side * side, 4 * channels);
+    for (images, side, channels) in MLPS {
+        let (rows, hidden) = (images * side * side, 4 * channels);
         let (x, weight, bias) = (numbers(rows * channels), numbers(channels), numbers(channels));
         let fc1 = PackedMatrix::from_columns(bench.isa, &numbers(hidden * channels), hidden, channels);
         let fc2 = PackedMatrix::from_columns(bench.isa, &numbers(hidden * channels), channels, hidden);

@@ -51,9 +51,11 @@ impl Activation {
                 }
             }
             Activation::Gelu => {
-                for y in y {
-                    *y = math::gelu::<A>(*y);
+                let (lanes, rest) = y.as_chunks_mut();
+                for lane in lanes {
+                    A::store(math::gelu::<A>(A::load(lane)), lane);
                 }
+                A::store_part(math::gelu::<A>(A::load_part(rest)), rest);
             }
             Activation::Softplus => {
                 for y in y {
@@ -80,9 +82,8 @@ fn relu(x: f32) -> f32 {
 /// If the lengths differ.
 pub fn forward(isa: Isa, activation: Activation, x: &[f32], y: &mut [f32]) {
     assert_eq!(x.len(), y.len(), "activation: lengths of x and y");
-    let pieces = x.chunks(threads::PIECE).zip(y.chunks_mut(threads::PIECE));
-    threads::each(pieces, |_, (x, y)| {
-        y.copy_from_slice(x);
+    threads::chunks(y, threads::PIECE, |index, y| {
+        y.copy_from_slice(&x[index * threads::PIECE..][..y.len()]);
         isa.run(Forward { activation, y });
     });
 }

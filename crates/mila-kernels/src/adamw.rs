@@ -108,16 +108,21 @@ mod tests {
             let wanted = |i: usize| {
                 let [g, p, m, v] = [g[i] * 0.5, p[i], m[i], v[i]].map(f64::from);
                 let (m, v) = (0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g);
-                0.99 * p - 1e-2 * m / (v.sqrt() / 0.03 + 1e-8)
+                [0.99 * p - 1e-2 * m / (v.sqrt() / 0.03 + 1e-8), m, v]
             };
-            let exact: Vec<f64> = (0..len).map(wanted).collect();
+            let exact: Vec<[f64; 3]> = (0..len).map(wanted).collect();
             everywhere(
                 |isa| {
                     let (mut p, mut m, mut v) = (p.clone(), m.clone(), v.clone());
                     step(isa, step_of, &g, &mut p, &mut m, &mut v);
-                    vec![p]
+                    vec![p, m, v]
                 },
-                |isa, found| assert_close(isa, &found[0], &exact, 1e-5),
+                |isa, found| {
+                    for (i, found) in found.iter().enumerate() {
+                        let exact: Vec<f64> = exact.iter().map(|exact| exact[i]).collect();
+                        assert_close(isa, found, &exact, 1e-5);
+                    }
+                },
             );
         }
     }

@@ -53,7 +53,8 @@ impl Arena {
     /// `len` floats: of the smallest free range that has them, else of a new chunk. Chunks without any block are given back to the
     /// system before there is a new one; `None` if the system has no memory.
     pub fn block(self: &Arc<Self>, len: usize) -> Option<Block> {
-        let size = len.checked_next_multiple_of(UNIT)?;
+        // At least a unit: a range of nothing between two others would keep them apart.
+        let size = len.max(1).checked_next_multiple_of(UNIT)?;
         let mut chunks = self.lock();
         if Chunk::fitting(&mut chunks, size).is_none() {
             chunks.retain(|chunk| !chunk.is_free());
@@ -227,7 +228,10 @@ mod tests {
     #[test]
     fn no_floats_are_a_block_too_and_more_than_there_are_is_none() {
         let arena = Arc::new(Arena::default());
-        assert!(arena.block(0).is_some_and(|block| block.is_empty()));
+        let [none, other] = [0, UNIT].map(|len| arena.block(len).expect("memory"));
+        assert!(none.is_empty());
+        drop((none, other));
+        assert!(chunks(&arena).iter().all(|(len, free)| *free == [0..*len]));
         assert!(arena.block(usize::MAX).is_none());
         assert!(arena.block(usize::MAX / 8).is_none());
     }

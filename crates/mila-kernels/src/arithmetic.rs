@@ -20,8 +20,8 @@ use crate::{
 /// Floats in a register of [`Arithmetic`]: one register of AVX-512, two of AVX2, four of SSE or NEON.
 pub const LANES: usize = 16;
 
-/// What kernels compute with. Only [`Isa::run`](crate::isa::Isa::run) chooses an implementation, so a value of
-/// `Avx2` or `Avx512` arithmetic is computed only on processors that have the instructions.
+/// What kernels compute with. Only [`Isa::run`](crate::isa::Isa::run), and for bf16 its unit, choose an implementation, so a
+/// value of `Avx2` or `Avx512` arithmetic is computed only on processors that have the instructions.
 pub trait Arithmetic {
     /// The level itself, a constant after inlining, for the choice of tile sizes.
     const LEVEL: Level;

@@ -22,7 +22,8 @@ const PATIENCE: usize = 4096;
 /// on, in this pool or another, `work` just runs.
 pub fn awake<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     if rayon::current_num_threads() == 1 || TAKEN.swap(true, Ordering::AcqRel) {
-        return work();
+        // From outside, every kernel of a pass would call the pool by itself.
+        return rayon::scope(|_| work());
     }
     let watch = Watch::default();
     let _free = Free;

@@ -44,6 +44,7 @@ pub fn forward(isa: Isa, x: &[f32], shape: Map, p: Bottleneck<'_>, y: &mut [f32]
     assert_eq!(y.len(), output.len(), "bottleneck: y is {output:?}");
     assert_eq!((p.expand.0.depth(), p.project.0.depth()), (shape.channels, hidden), "bottleneck: inputs of the layers");
     assert_eq!(p.spatial.0.len(), p.window.taps() * hidden, "bottleneck: depthwise weight");
+    assert!(p.spatial.1.is_none_or(|bias| bias.len() == hidden), "bottleneck: depthwise bias");
     if y.is_empty() {
         return;
     }

@@ -12,9 +12,9 @@ use crate::{
 /// In a table of tokens, a tap that reads nothing.
 pub const NONE: u32 = u32::MAX;
 
-/// `y = activation(bias + Σ_j weight_j ⊙ x[table_j])` for every token whose last tap reads something, and zero for others;
-/// `x` and `y` are `[batch, tokens, channels]`, `table` is
-/// `[tokens, taps]` and `weight` `[taps, channels]`.
+/// `y = activation(bias + Σ_j weight_j ⊙ x[table_j])` for every token whose last tap reads something, and zero for others,
+/// whatever the activation is at zero; `x` and `y` are `[batch, tokens, channels]`, `table` is `[tokens, taps]` and `weight`
+/// `[taps, channels]`.
 ///
 /// With the inverse of the table, without bias and activation, it makes the gradient for `x` of that for `y`.
 ///
@@ -117,9 +117,13 @@ impl Kernel for Forward<'_> {
     fn run<A: Arithmetic>(self) {
         let Forward { shape, x, table, weight, bias, activation, first, y } = self;
         for (row, y) in y.chunks_exact_mut(shape.channels).enumerate() {
+            if !shape.is_visited(table, first + row) {
+                y.fill(0.0);
+                continue;
+            }
             match bias {
-                Some(bias) if shape.is_visited(table, first + row) => y.copy_from_slice(bias),
-                _ => y.fill(0.0),
+                Some(bias) => y.copy_from_slice(bias),
+                None => y.fill(0.0),
             }
             for (tap, x) in shape.sources(x, table, first + row) {
                 let weight = &weight[tap * shape.channels..][..shape.channels];
@@ -265,6 +269,22 @@ mod tests {
         let mut y = unwritten(3);
         forward(Isa::detect(), &x, &table, (&[10.0, 1.0], 2), Some(&[0.5]), Activation::None, &mut y);
         assert_eq!(y, [4.5, 0.0, 1.5]);
+        // Nor one of an activation that is not zero at zero.
+        for (activation, wanted) in
+            [(Activation::Softplus, [4.511_048, 1.701_413]), (Activation::EluPlusOne, [5.5, 2.5])]
+        {
+            everywhere(
+                |isa| {
+                    let mut y = unwritten(3);
+                    forward(isa, &x, &table, (&[10.0, 1.0], 2), Some(&[0.5]), activation, &mut y);
+                    vec![y]
+                },
+                |isa, y| {
+                    assert_eq!(y[0][1], 0.0, "{isa}, {activation:?}");
+                    assert_close(isa, &[y[0][0], y[0][2]], &wanted, 1e-6);
+                },
+            );
+        }
         let (mut dweight, mut dbias) = (unwritten(2), unwritten(1));
         backward_weight(Isa::detect(), &x, &table, &[1.0, 100.0, 10.0], (&mut dweight, 2), &mut dbias);
         assert_eq!((dweight, dbias), (vec![0.0, 14.0], vec![11.0]));

@@ -15,7 +15,8 @@ use crate::{
 /// If a length does not fit.
 pub fn take(x: &[f32], channels: usize, range: Range<usize>, y: &mut [f32]) {
     assert!(range.start < range.end && range.end <= channels, "channels: {range:?} of {channels}");
-    assert_eq!(x.len() * range.len(), y.len() * channels, "channels: lengths of x and y");
+    assert!(x.len().is_multiple_of(channels), "channels: x is tokens of {channels} channels");
+    assert_eq!(y.len(), x.len() / channels * range.len(), "channels: lengths of x and y");
     let rows = threads::piece_rows(range.len());
     threads::chunks(y, rows * range.len(), |index, y| {
         let x = &x[index * rows * channels..];
@@ -32,8 +33,9 @@ pub fn take(x: &[f32], channels: usize, range: Range<usize>, y: &mut [f32]) {
 pub fn join([a, b]: [&[f32]; 2], widths: [usize; 2], y: &mut [f32]) {
     let width = widths[0] + widths[1];
     assert!(widths[0] > 0 && widths[1] > 0, "channels: {widths:?} to join");
-    assert_eq!(a.len() * width, y.len() * widths[0], "channels: lengths of a and y");
-    assert_eq!(b.len() * width, y.len() * widths[1], "channels: lengths of b and y");
+    assert!(y.len().is_multiple_of(width), "channels: y is tokens of {width} channels");
+    assert_eq!(a.len(), y.len() / width * widths[0], "channels: lengths of a and y");
+    assert_eq!(b.len(), y.len() / width * widths[1], "channels: lengths of b and y");
     let rows = threads::piece_rows(width);
     threads::chunks(y, rows * width, |index, y| {
         let [a, b] = [(a, widths[0]), (b, widths[1])].map(|(x, width)| x[index * rows * width..].chunks_exact(width));

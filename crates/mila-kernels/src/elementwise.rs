@@ -78,8 +78,10 @@ fn combine(isa: Isa, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -
     assert_eq!(a.len(), b.len(), "lengths of the operands");
     assert_eq!(a.len(), y.len(), "lengths of operand and result");
     let size = threads::PIECE;
-    let pieces = a.chunks(size).zip(b.chunks(size)).zip(y.chunks_mut(size));
-    threads::each(pieces, |_, ((a, b), y)| isa.run(Combine { a, b, y, f }));
+    threads::chunks(y, size, |index, y| {
+        let [a, b] = [a, b].map(|x| &x[index * size..][..y.len()]);
+        isa.run(Combine { a, b, y, f });
+    });
 }
 
 struct Combine<'a, F> {

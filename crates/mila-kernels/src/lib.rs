@@ -3,7 +3,8 @@
 //! Maps are `[batch, height, width, channels]` and token sequences `[batch, tokens, channels]`, row-major. Every kernel
 //! takes the instruction set that it runs on as an [`Isa`], writes its result over whatever the output held, and spreads
 //! large work over rayon's current pool, in pieces that do not change the order of any sum: a result has the same bits on any
-//! number of threads. Memory that a forward pass needs is kept by each thread for the next one.
+//! number of threads. Memory that a forward pass needs is kept by each thread for the next one, but for the states of linear
+//! attention whose heads are no multiple of a tile's width: those are packed anew.
 //!
 //! A slice whose length does not fit is a programming error and panics; callers check shapes. Empty operands are fine.
 //!

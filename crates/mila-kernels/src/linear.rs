@@ -179,9 +179,14 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// Strips that are multiplied in one pass over the weights, or all, even if they are more than the cache holds: with fewer, the
-/// weights would be read from memory more slowly than they are used.
-pub(crate) const FEWEST: usize = 8;
+/// Strips, of `strips`, that are multiplied in one pass over the weights, where the cache holds `fitting`: about as many, and all
+/// passes alike, since a last one of a strip or two would read the weights for next to nothing.
+pub(crate) fn group(strips: usize, fitting: usize) -> usize {
+    /// With fewer, even if the cache holds no more, the weights would be read from memory more slowly than they are used.
+    const FEWEST: usize = 8;
+    let fitting = fitting.max(FEWEST);
+    strips.div_ceil(((strips + fitting / 2) / fitting).max(1))
+}
 
 /// Layers of one input for some rows, of which `first` is the first; their `y` hold these rows, their epilogues all.
 fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>]) {
@@ -192,7 +197,7 @@ fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>
     let (height, lanes) = (format.strip(isa), format.lanes(depth));
     // Strips stay in the second-level cache while the panels pass by.
     let strips = count.div_ceil(height).max(1);
-    let group = (cache::second_level() / 4 / (lanes.max(1) * size_of::<Lane>())).clamp(FEWEST.min(strips), strips);
+    let group = group(strips, cache::second_level() / 4 / (lanes.max(1) * size_of::<Lane>()));
     scratch::lanes(group * lanes, |strips| {
         for begin in (0..count).step_by(group * height) {
             let rows_here = (group * height).min(count - begin);
@@ -326,6 +331,26 @@ mod tests {
             weight.chunks_exact(inputs).zip(bias).map(|(w, bias)| dot(w) + bias).collect()
         };
         x.chunks_exact(inputs).flat_map(row).collect()
+    }
+
+    #[test]
+    fn passes_over_the_weights_are_alike() {
+        for (strips, fitting, wanted) in
+            [(1, 0, 1), (9, 3, 9), (17, 3, 9), (17, 10, 9), (20, 10, 10), (131, 40, 44), (4, 99, 4)]
+        {
+            assert_eq!(group(strips, fitting), wanted, "{strips} strips, {fitting} fit");
+        }
+    }
+
+    #[test]
+    fn a_layer_without_inputs_is_its_bias() {
+        let bias = numbers(1, 40);
+        for isa in Isa::available() {
+            let weight = PackedMatrix::from_columns(isa, &[], 40, 0);
+            let mut y = unwritten(80);
+            forward(isa, &[], &weight, Epilogue { bias: Some(&bias), ..Epilogue::default() }, &mut y);
+            assert_eq!(y, [&bias[..], &bias].concat(), "{isa}");
+        }
     }
 
     #[test]

@@ -77,6 +77,12 @@ pub enum Normalisation {
 }
 
 impl Attention {
+    /// Channels of the heads that a piece of the first pass takes; a group begins at a pair of channels.
+    fn group(&self) -> usize {
+        let dk = self.key_dim();
+        if dk.is_multiple_of(2) { (GROUP / dk).max(1) * dk } else { self.keys }
+    }
+
     /// Floats of a head's key.
     fn key_dim(&self) -> usize {
         self.keys / self.heads
@@ -196,9 +202,8 @@ fn add_chunks(
     shape: Attention,
     add: impl Fn(usize, Range<usize>, Range<usize>, &mut [f32], &mut [f32]) + Sync,
 ) -> Vec<f32> {
-    let (dk, dv, keys) = (shape.key_dim(), shape.value_dim(), shape.keys);
-    // A group begins at a pair of channels.
-    let group = if dk.is_multiple_of(2) { (GROUP / dk).max(1) * dk } else { keys };
+    let (dv, keys) = (shape.value_dim(), shape.keys);
+    let group = shape.group();
     let size = shape.products() + keys;
     let mut partials = vec![0.0; size * shape.chunks().count()];
     let pieces = shape.chunks().zip(partials.chunks_exact_mut(size)).flat_map(|((image, tokens), partial)| {

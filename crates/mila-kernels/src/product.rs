@@ -35,7 +35,7 @@ pub(crate) enum Left<'a> {
 #[derive(Clone, Copy)]
 pub(crate) enum Right<'a> {
     Packed(&'a PackedMatrix),
-    /// `x[depth * stride + column]` with a multiple of 32 columns, or of 16 where there is one panel.
+    /// `x[depth * stride + column]` with a multiple of 32 columns, or of 16 but for AVX-512.
     Rows {
         x: &'a [f32],
         stride: usize,
@@ -45,6 +45,11 @@ pub(crate) enum Right<'a> {
 }
 
 impl Right<'_> {
+    /// Whether a matrix of `columns` columns can be [`Rows`](Right::Rows).
+    pub(crate) fn takes_rows(isa: Isa, columns: usize) -> bool {
+        columns.is_multiple_of(if isa.level() == Level::Avx512 { PANEL } else { LANES })
+    }
+
     #[inline(always)]
     pub(crate) fn depth(&self) -> usize {
         match self {
@@ -117,53 +122,107 @@ impl Kernel for Product<'_> {
 
     #[inline(always)]
     fn run<A: Arithmetic>(mut self) {
-        let depth = self.right.depth();
-        let size = match (A::LEVEL, &self.target) {
-            (Level::Avx2 | Level::Portable, Target::Rows { .. }) => STEPS,
-            _ => depth.max(1),
-        };
-        for begin in (0..depth.max(1)).step_by(size) {
-            let steps = begin..depth.min(begin + size);
-            for panel in self.panels.clone() {
-                match A::LEVEL {
-                    Level::Avx512 => self.panel::<A, 14, 2>(panel, steps.clone()),
-                    Level::Avx2 => self.panel::<A, 6, 1>(panel, steps.clone()),
-                    Level::Portable => self.panel::<A, 3, 1>(panel, steps.clone()),
+        let stretches = Stretches::of::<A>(self.right.depth());
+        let panels = self.panels.clone();
+        match self.target {
+            Target::Rows { .. } => {
+                for stretch in 0..stretches.count {
+                    for panel in panels.clone() {
+                        self.tiles::<A>(panel, stretches, stretch..stretch + 1);
+                    }
+                }
+            }
+            Target::Strips(_) => {
+                for panel in panels {
+                    self.tiles::<A>(panel, stretches, 0..stretches.count);
                 }
             }
         }
     }
 }
 
-impl Product<'_> {
-    /// One panel over some steps of the depth, in tiles of `R` rows and `L` lanes.
+/// The depth in stretches of about the same length: one for AVX-512, of [`STEPS`] at most for others.
+#[derive(Clone, Copy)]
+struct Stretches {
+    depth: usize,
+    count: usize,
+}
+
+impl Stretches {
     #[inline(always)]
-    fn panel<A: Arithmetic, const R: usize, const L: usize>(&mut self, panel: usize, depth: Range<usize>) {
+    fn of<A: Arithmetic>(depth: usize) -> Stretches {
+        let count = match A::LEVEL {
+            Level::Avx512 => 1,
+            Level::Avx2 | Level::Portable => depth.div_ceil(STEPS).max(1),
+        };
+        Stretches { depth, count }
+    }
+
+    /// The steps of one.
+    #[inline(always)]
+    fn steps(self, stretch: usize) -> Range<usize> {
+        let size = self.depth.div_ceil(self.count);
+        stretch * size..self.depth.min((stretch + 1) * size)
+    }
+}
+
+impl Product<'_> {
+    /// One panel over some stretches of the depth, in the tiles of the instruction set.
+    #[inline(always)]
+    fn tiles<A: Arithmetic>(&mut self, panel: usize, of: Stretches, stretches: Range<usize>) {
+        match A::LEVEL {
+            Level::Avx512 => self.panel::<A, 14, 2>(panel, of, stretches),
+            Level::Avx2 => self.panel::<A, 6, 1>(panel, of, stretches),
+            Level::Portable => self.panel::<A, 3, 1>(panel, of, stretches),
+        }
+    }
+
+    /// The same in tiles of `R` rows and `L` lanes.
+    #[inline(always)]
+    fn panel<A: Arithmetic, const R: usize, const L: usize>(
+        &mut self,
+        panel: usize,
+        of: Stretches,
+        stretches: Range<usize>,
+    ) {
         for lane in (0..PANEL / LANES).step_by(L) {
             let first = panel * PANEL + lane * LANES;
             let columns = first..self.right.columns().min(first + L * LANES);
             if columns.is_empty() {
                 return;
             }
-            let mut start = [Lane::ZERO; L];
-            if let (Start::Bias(bias), 0) = (self.start, depth.start) {
-                let lanes = start.iter_mut().zip(bias[columns.clone()].chunks(LANES));
-                lanes.for_each(|(lane, bias)| lane.set(bias));
+            // Where a strip has fewer lanes left than rows, it cannot keep sums between stretches. The order of sums must not depend
+            // on the target, which the number of threads decides about.
+            let (of, stretches) = match columns.len() < LANES {
+                true => (Stretches { count: 1, ..of }, 0..usize::from(stretches.start == 0)),
+                false => (of, stretches.clone()),
+            };
+            for stretch in stretches {
+                let depth = of.steps(stretch);
+                let mut start = [Lane::ZERO; L];
+                if let (Start::Bias(bias), 0) = (self.start, depth.start) {
+                    let lanes = start.iter_mut().zip(bias[columns.clone()].chunks(LANES));
+                    lanes.for_each(|(lane, bias)| lane.set(bias));
+                }
+                let right = self.right;
+                let mut tiles = Tiles {
+                    steps: right.steps::<L>(panel, lane).after(depth.start),
+                    onto_result: depth.start > 0 || matches!(self.start, Start::Result),
+                    is_last: depth.end == right.depth(),
+                    depth,
+                    columns: columns.clone(),
+                    start,
+                    tile: [[Lane::ZERO; L]; R],
+                    product: self,
+                };
+                let mut row = 0;
+                row = tiles.rows::<A, R>(row);
+                row = tiles.rows::<A, 8>(row);
+                row = tiles.rows::<A, 7>(row);
+                row = tiles.rows::<A, 4>(row);
+                row = tiles.rows::<A, 3>(row);
+                tiles.rows::<A, 1>(row);
             }
-            let right = self.right;
-            let steps = right.steps::<L>(panel, lane).after(depth.start);
-            let onto_result = depth.start > 0 || matches!(self.start, Start::Result);
-            let is_last = depth.end == right.depth();
-            let tile = [[Lane::ZERO; L]; R];
-            let mut tiles =
-                Tiles { steps, depth: depth.clone(), columns, start, onto_result, is_last, tile, product: self };
-            let mut row = 0;
-            row = tiles.rows::<A, R>(row);
-            row = tiles.rows::<A, 8>(row);
-            row = tiles.rows::<A, 7>(row);
-            row = tiles.rows::<A, 4>(row);
-            row = tiles.rows::<A, 3>(row);
-            tiles.rows::<A, 1>(row);
         }
     }
 }
@@ -214,7 +273,7 @@ impl<const MOST: usize, const L: usize> Tiles<'_, '_, MOST, L> {
     /// Writes the activation of the tile, plus what is added last, to its rows or its strip.
     #[inline(always)]
     fn store<A: Arithmetic, const R: usize>(&mut self, row: usize) {
-        let Product { activation, residual, right, ref panels, ref mut target, .. } = *self.product;
+        let Product { activation, rows, residual, right, ref panels, ref mut target, .. } = *self.product;
         let tile = &mut self.tile[..R];
         let columns = self.columns.clone();
         match target {
@@ -245,13 +304,49 @@ impl<const MOST: usize, const L: usize> Tiles<'_, '_, MOST, L> {
                 }
             }
             Target::Strips(strips) => {
-                activation.finish_lanes::<A>(tile.as_flattened_mut());
+                let first = row % A::STRIP;
                 let strip = &mut strips[row / A::STRIP * right.columns()..][columns];
-                for (l, strip) in strip.chunks_mut(LANES).enumerate() {
-                    store_columns::<A, L>(tile, l, row % A::STRIP, strip);
+                match strip.first_chunk_mut() {
+                    Some(square) if L == 1 => {
+                        let tile = tile.as_flattened();
+                        keep_rows::<A>(tile, self.onto_result, &mut square[first..]);
+                        let end = first + R;
+                        if self.is_last && (end == A::STRIP || row + R == rows) {
+                            activation.finish_lanes::<A>(&mut square[..end]);
+                            transpose::<A>(square);
+                        }
+                    }
+                    _ => {
+                        activation.finish_lanes::<A>(tile.as_flattened_mut());
+                        for (l, strip) in strip.chunks_mut(LANES).enumerate() {
+                            store_columns::<A, L>(tile, l, first, strip);
+                        }
+                    }
                 }
             }
         }
+    }
+}
+
+/// Writes the rows of a tile to lanes, or adds them to what is there.
+#[inline(always)]
+fn keep_rows<A: Arithmetic>(tile: &[Lane], onto_result: bool, lanes: &mut [Lane]) {
+    for (lane, row) in lanes.iter_mut().zip(tile) {
+        let row = A::load(&row.0);
+        let sum = if onto_result { A::add(A::load(&lane.0), row) } else { row };
+        A::store(sum, &mut lane.0);
+    }
+}
+
+/// Transposes sixteen lanes in place.
+#[inline(always)]
+fn transpose<A: Arithmetic>(square: &mut [Lane; LANES]) {
+    let mut rows = [A::splat(0.0); LANES];
+    for (row, lane) in rows.iter_mut().zip(square.iter()) {
+        *row = A::load(&lane.0);
+    }
+    for (lane, column) in square.iter_mut().zip(A::transpose(rows)) {
+        A::store(column, &mut lane.0);
     }
 }
 

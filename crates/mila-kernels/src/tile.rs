@@ -22,11 +22,12 @@ impl<'a> Steps<'a> {
         Steps { floats: &self.floats[self.floats.len().min(skipped * self.stride)..], stride: self.stride }
     }
 
-    /// Panics unless there are `rows` floats for each of `depth` steps.
+    /// Panics unless there are `count` floats for each of `depth` steps.
     #[inline(always)]
-    pub(crate) fn check(&self, rows: usize, depth: usize) {
-        let last = depth.saturating_sub(1).checked_mul(self.stride).and_then(|last| last.checked_add(rows));
-        assert!(last.is_some_and(|end| end <= self.floats.len()), "a tile reads beyond its left-hand side");
+    pub(crate) fn check(&self, count: usize, depth: usize) {
+        let Some(last) = depth.checked_sub(1) else { return };
+        let end = last.checked_mul(self.stride).and_then(|last| last.checked_add(count));
+        assert!(end.is_some_and(|end| end <= self.floats.len()), "a tile reads beyond one of its sides");
     }
 }
 

@@ -104,7 +104,8 @@ impl<const BF16: bool> Arithmetic for Avx512<BF16> {
 
     #[inline(always)]
     fn mul_add_rows<const T: usize>(x: &[f32], stride: usize, weight: __m512, sums: &mut [__m512; T]) {
-        assert!(stride <= isize::MAX as usize / 64 && x.len() >= (T - 1) * stride + LANES, "a row ends beyond its map");
+        let end = (T - 1).checked_mul(stride).and_then(|last| last.checked_add(LANES));
+        assert!(end.is_some_and(|end| end <= x.len()), "a row ends beyond its map");
         for (t, sum) in sums.iter_mut().enumerate() {
             // SAFETY: AVX-512 F as above; row `t` ends within `x`.
             let row = unsafe { _mm512_loadu_ps(x.as_ptr().add(t * stride)) };

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Activation;
 use crate::testing::{assert_close, everywhere, gradient, numbers, unwritten, wide};
 
 fn naive(x: &[f64], shape: Map, window: Window, weight: &[f64], bias: &[f64]) -> Vec<f64> {

@@ -23,9 +23,6 @@ const TOKENS: usize = 98;
 /// Pieces of an image, at most, whose states are added in the end.
 const PIECES: usize = 32;
 
-/// Channels, about, of the heads that a piece of the first pass takes.
-const GROUP: usize = 128;
-
 /// The attention of every token, `y = o` of the module's equations.
 ///
 /// `qk` is `[batch, tokens, 2 keys]`, q before k, before φ; `v` and `y` are `[batch, tokens, channels]`. Without rotations
@@ -73,10 +70,9 @@ impl Pass<'_> {
     /// Writes the states of all images.
     fn keys(&self, states: &mut [f32]) {
         let Attention { batch, tokens, keys, .. } = self.shape;
-        let (dk, dv) = (self.shape.key_dim(), self.shape.value_dim());
+        let dv = self.shape.value_dim();
         let tokens_of_piece = tokens.div_ceil(PIECES).max(2 * TOKENS);
-        // A group begins at a pair of channels.
-        let group = if dk.is_multiple_of(2) { (GROUP / dk).max(1) * dk } else { keys };
+        let group = self.shape.group();
         let (pieces, groups) = (tokens.div_ceil(tokens_of_piece), keys.div_ceil(group));
         let size = group * dv + group;
         scratch::floats(batch * pieces * groups * size, |partials| {
@@ -123,7 +119,7 @@ impl Pass<'_> {
                 for (head, products) in heads {
                     let v = &self.v[first * channels + (some.start / dk + head) * dv..];
                     let packed;
-                    let right = if dv.is_multiple_of(2 * LANES) {
+                    let right = if Right::takes_rows(self.isa, dv) {
                         Right::Rows { x: v, stride: channels, depth: count, columns: dv }
                     } else {
                         packed = PackedMatrix::from_strided_rows(self.isa, v, count, dv, channels);
@@ -163,7 +159,7 @@ impl Pass<'_> {
                 self.isa.run(Queries { rotations, token, count, mean, queries: &mut *queries, scale: &mut *scale });
                 for (head, products) in products.chunks_exact(dk * dv).enumerate() {
                     let packed;
-                    let right = if dv.is_multiple_of(2 * LANES) {
+                    let right = if Right::takes_rows(self.isa, dv) {
                         Right::Rows { x: products, stride: dv, depth: dk, columns: dv }
                     } else {
                         packed = PackedMatrix::from_rows(self.isa, products, dk, dv);

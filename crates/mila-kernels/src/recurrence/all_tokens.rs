@@ -13,7 +13,7 @@ use crate::{
 /// Adds the outputs `q_t S` of a block, with `S = share Σ k_tᵀ u_t`.
 pub(super) fn pass(pass: Pass<'_>, share: f32) {
     let Pass { isa, core, block, states, .. } = pass;
-    memory(core.r.keys, block, |mut stage, s, o| {
+    memory(core.r.keys, block, |mut stage, s, o, _| {
         state(isa, (core, block), share, &mut stage, s);
         if let Some(states) = states {
             core.keep(block, s, states);

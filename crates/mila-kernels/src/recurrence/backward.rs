@@ -56,6 +56,7 @@ pub fn backward(isa: Isa, r: &Recurrence<'_>, dy: &[f32], dstates: &[f32], gradi
     assert_eq!(gradients.map.len(), r.rows() * r.q.stride, "recurrence: length of the map's gradient");
     assert_eq!(gradients.start.len(), r.start.map_or(0, <[f32]>::len), "recurrence: length of the start's gradient");
     check_map(r);
+    check_parameters(r, gradients);
     gradients.map.fill(0.0);
     gradients.start.fill(0.0);
     let values = Core::of_values(isa, r);
@@ -77,6 +78,23 @@ pub fn backward(isa: Isa, r: &Recurrence<'_>, dy: &[f32], dstates: &[f32], gradi
         }
     }
     totals.write(gradients);
+}
+
+/// Panics unless the gradients of the parameters are as long as these.
+fn check_parameters(r: &Recurrence<'_>, gradients: &Gradients<'_>) {
+    let len = |of: Option<&[f32]>| of.map_or(0, <[f32]>::len);
+    let (decay_bias, a_log) = match r.decay {
+        Decay::Factored { delta, a_log } => (len(delta.bias), a_log.len()),
+        _ => (0, 0),
+    };
+    let input_bias = match r.input {
+        Input::Channel(delta) | Input::Head(delta) => len(delta.bias),
+        Input::None | Input::OfDecay => 0,
+    };
+    let wanted = [decay_bias, a_log, input_bias, len(r.bonus), len(r.shortcut.map(|(d, _)| d))];
+    let Gradients { decay_bias, a_log, input_bias, bonus, d, .. } = gradients;
+    let found = [decay_bias, a_log, input_bias, bonus, d].map(|of| of.len());
+    assert_eq!(found, wanted, "recurrence: lengths of the gradients of biases, A, bonus and D");
 }
 
 /// Panics unless all rows are parts of maps of one stride, and those that several threads write share no channel.

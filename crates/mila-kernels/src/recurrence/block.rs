@@ -127,7 +127,7 @@ impl<'a> Core<'a> {
         self.r.heads * self.values()
     }
 
-    /// Columns of a block: a head is cut into an even number of blocks, which two threads share evenly, or is one.
+    /// Columns of a block: a head is cut into about an even number of blocks, which two threads share, or is one.
     pub(super) fn block(&self) -> usize {
         let blocks = self.values().div_ceil(WIDEST);
         let blocks = if blocks == 1 { 1 } else { blocks.next_multiple_of(2) };
@@ -163,10 +163,12 @@ impl<'a> Core<'a> {
     }
 
     /// A block's part of a key's row of all states.
-    pub(super) fn state_part<'s>(&self, block: Block, key: usize, states: Columns<'s>) -> &'s mut [f32] {
+    ///
+    /// # Safety
+    /// No other part of the same row with one of the block's columns lives meanwhile.
+    pub(super) unsafe fn state_part<'s>(&self, block: Block, key: usize, states: Columns<'s>) -> &'s mut [f32] {
         let first = self.columns.start + block.first;
-        // SAFETY: these columns belong to this block alone, which is one thread's, and the caller drops one part before it
-        // asks for the next.
+        // SAFETY: the caller vouches for it.
         unsafe { states.part(self.state_row(block, key), first..first + block.width) }
     }
 
@@ -174,22 +176,30 @@ impl<'a> Core<'a> {
     pub(super) fn keep(&self, block: Block, state: &[Floats], states: Columns<'_>) {
         for key in 0..self.r.keys {
             let lanes = state.iter().skip(key).step_by(self.r.keys);
-            for (to, state) in self.state_part(block, key, states).chunks_mut(LANES).zip(lanes) {
+            // SAFETY: the block's columns are one thread's, and this part is dropped before the next.
+            let part = unsafe { self.state_part(block, key, states) };
+            for (to, state) in part.chunks_mut(LANES).zip(lanes) {
                 to.copy_from_slice(&state[..to.len()]);
             }
         }
     }
 
     /// A block's part of a token's row of the output; `row` counts over all images.
-    pub(super) fn output_part<'y>(&self, block: Block, row: usize, y: Columns<'y>) -> &'y mut [f32] {
+    ///
+    /// # Safety
+    /// As for [`state_part`](Self::state_part).
+    pub(super) unsafe fn output_part<'y>(&self, block: Block, row: usize, y: Columns<'y>) -> &'y mut [f32] {
         let first = block.head * self.values() + block.first;
-        // SAFETY: as for `state_part`.
+        // SAFETY: the caller vouches for it.
         unsafe { y.part(row, first..first + block.width) }
     }
 
     /// The number of a block's head in a row of `[rows, heads]`.
-    pub(super) fn head_part<'y>(&self, block: Block, row: usize, y: Columns<'y>) -> &'y mut [f32] {
-        // SAFETY: as for `state_part`, where the block is all of its head.
+    ///
+    /// # Safety
+    /// As for [`state_part`](Self::state_part), where the block is all of its head.
+    pub(super) unsafe fn head_part<'y>(&self, block: Block, row: usize, y: Columns<'y>) -> &'y mut [f32] {
+        // SAFETY: the caller vouches for it.
         unsafe { y.part(row, block.head..block.head + 1) }
     }
 }

@@ -5,7 +5,7 @@ use super::{
     block::{Before, Block, CHUNK, Core},
     normaliser::Normalisers,
     stage::{Floats, Stage},
-    update::advance,
+    update::{GATES, advance},
 };
 use crate::{
     arithmetic::{Arithmetic, LANES},
@@ -73,7 +73,8 @@ impl Outputs {
 /// Zeros for the tokens of a block.
 fn clear(core: &Core<'_>, block: Block, y: Columns<'_>) {
     for token in 0..core.r.tokens {
-        core.output_part(block, block.image * core.r.tokens + token, y).fill(0.0);
+        // SAFETY: the block's columns are one thread's, and the part is dropped at once.
+        unsafe { core.output_part(block, block.image * core.r.tokens + token, y) }.fill(0.0);
     }
 }
 
@@ -97,7 +98,7 @@ impl Pass<'_> {
         }
         let Pass { isa, core, block, states, .. } = self;
         let Walk::Steps { index, until, .. } = core.r.walk else { return };
-        memory(core.r.keys, block, |mut stage, s, o| {
+        memory(core.r.keys, block, |mut stage, s, o, gates| {
             core.start(block, s);
             if let (0, Some(states)) = (until, states) {
                 core.keep(block, s, states);
@@ -108,7 +109,7 @@ impl Pass<'_> {
                 }
                 let index = &index[run.steps.clone()];
                 stage.gather(isa, core, block, index);
-                advance(isa, (core, block), &stage, index.len(), s, o);
+                advance(isa, (core, block), &stage, index.len(), s, o, gates);
                 if let Some(states) = states
                     && run.steps.end == until
                 {
@@ -125,13 +126,19 @@ impl Pass<'_> {
     }
 }
 
-/// Calls `body` with a stage, a state, `[lanes, keys]`, and what is read, `[lanes, CHUNK]`, whose floats are arbitrary.
-pub(super) fn memory(keys: usize, block: Block, body: impl FnOnce(Stage<'_>, &mut [Floats], &mut [Floats])) {
+/// Calls `body` with a stage, a state, `[lanes, keys]`, what is read, `[lanes, CHUNK]`, and [`GATES`] lanes for gates, whose
+/// floats are arbitrary.
+pub(super) fn memory(
+    keys: usize,
+    block: Block,
+    body: impl FnOnce(Stage<'_>, &mut [Floats], &mut [Floats], &mut [Floats]),
+) {
     let (stage, state) = (Stage::len(keys, block), keys * block.lanes());
-    scratch::lanes(stage + state + CHUNK * block.lanes(), |memory| {
+    scratch::lanes(stage + state + CHUNK * block.lanes() + GATES, |memory| {
         let (stage, rest) = lane::floats_mut(memory).as_chunks_mut().0.split_at_mut(stage);
-        let (s, o) = rest.split_at_mut(state);
-        body(Stage::new(stage, keys, block), s, o);
+        let (s, rest) = rest.split_at_mut(state);
+        let (o, gates) = rest.split_at_mut(CHUNK * block.lanes());
+        body(Stage::new(stage, keys, block), s, o, gates);
     });
 }
 
@@ -154,7 +161,8 @@ impl Kernel for Finish<'_, '_> {
                 continue;
             }
             let row = block.image * core.r.tokens + token as usize;
-            let y = core.output_part(block, row, self.pass.y);
+            // SAFETY: the block's columns are one thread's, and the part is dropped before the next.
+            let y = unsafe { core.output_part(block, row, self.pass.y) };
             let (inverse, shortcut) = match self.pass.normalisers {
                 Some(normalisers) => (normalisers.inverse(row, block), core.r.shortcut),
                 None => (&[][..], None),

@@ -33,7 +33,9 @@ pub(super) fn forward(isa: Isa, core: &Core<'_>, block: Block, n: Columns<'_>, s
             stage.gather_keys(isa, core, block, index);
             let sums = isa.run(Advance { core, block, stage: &stage, steps: index.len(), z, products });
             for (&token, sum) in index.iter().zip(sums).filter(|&(&token, _)| token != PAD) {
-                core.head_part(block, block.image * core.r.tokens + token as usize, n)[0] = sum;
+                // SAFETY: the block is all of its head and one thread's, and the part is dropped at once.
+                let n = unsafe { core.head_part(block, block.image * core.r.tokens + token as usize, n) };
+                n[0] = sum;
             }
             if let Some(states) = states
                 && run.steps.end == until
@@ -121,6 +123,8 @@ pub(super) fn start(core: &Core<'_>, block: Block, z: &mut [Floats]) {
 
 fn keep(core: &Core<'_>, block: Block, z: &[Floats], states: Columns<'_>) {
     for (key, z) in z.as_flattened()[..core.r.keys].iter().enumerate() {
-        core.state_part(block, key, states)[0] = *z;
+        // SAFETY: the block's columns are one thread's, and the part is dropped at once.
+        let state = unsafe { core.state_part(block, key, states) };
+        state[0] = *z;
     }
 }

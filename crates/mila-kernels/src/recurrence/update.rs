@@ -15,9 +15,11 @@ use crate::{
 
 /// Keys whose states are in registers together.
 const KEYS: usize = 2;
+/// Lanes of memory for the gates of their steps.
+pub(super) const GATES: usize = KEYS * CHUNK;
 
 /// Takes the first `steps` steps of a stage: the state `s`, `[lanes, keys]`, becomes that after them, and what is read goes to
-/// `o`, `[lanes, CHUNK]`.
+/// `o`, `[lanes, CHUNK]`. The floats of `gates`, [`GATES`] lanes, are arbitrary.
 pub(super) fn advance(
     isa: Isa,
     (core, block): (&Core<'_>, Block),
@@ -25,23 +27,24 @@ pub(super) fn advance(
     steps: usize,
     s: &mut [Floats],
     o: &mut [Floats],
+    gates: &mut [Floats],
 ) {
     for lane in 0..block.lanes() {
         let of = Lane::of((core, block), stage, lane, steps);
         let (s, o) = (&mut s[lane * core.r.keys..][..core.r.keys], &mut o[lane * CHUNK..][..steps]);
         match of.bonus {
-            None => lane_of::<After>(isa, core.decay, of, s, o),
-            Some(_) => lane_of::<Before>(isa, core.decay, of, s, o),
+            None => lane_of::<After>(isa, core.decay, Of { of, s, o, gates }),
+            Some(_) => lane_of::<Before>(isa, core.decay, Of { of, s, o, gates }),
         }
     }
 }
 
-fn lane_of<R: Read>(isa: Isa, decay: Decay<'_>, of: Lane<'_>, s: &mut [Floats], o: &mut [Floats]) {
-    o.fill([0.0; LANES]);
+fn lane_of<R: Read>(isa: Isa, decay: Decay<'_>, of: Of<'_>) {
+    of.o.fill([0.0; LANES]);
     match decay {
-        Decay::Values(_) => isa.run(Advance::<Along, R> { of, s, o, kinds: PhantomData }),
-        Decay::Factored { .. } => isa.run(Advance::<Power, R> { of, s, o, kinds: PhantomData }),
-        _ => isa.run(Advance::<Even, R> { of, s, o, kinds: PhantomData }),
+        Decay::Values(_) => isa.run(Advance::<Along, R>(of, PhantomData)),
+        Decay::Factored { .. } => isa.run(Advance::<Power, R>(of, PhantomData)),
+        _ => isa.run(Advance::<Even, R>(of, PhantomData)),
     }
 }
 
@@ -98,45 +101,52 @@ impl<'a> Lane<'a> {
     }
 }
 
-struct Advance<'a, G, R> {
+/// What the steps of a lane read and write.
+struct Of<'a> {
     of: Lane<'a>,
     /// `[keys]`
     s: &'a mut [Floats],
     /// `[steps]`, to which is added.
     o: &'a mut [Floats],
-    kinds: PhantomData<(G, R)>,
+    gates: &'a mut [Floats],
 }
+
+/// The steps of a lane with gates and reads of one kind.
+struct Advance<'a, G, R>(Of<'a>, PhantomData<(G, R)>);
 
 impl<G: Gate, R: Read> Kernel for Advance<'_, G, R> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(mut self) {
-        let keys = self.s.len();
+    fn run<A: Arithmetic>(self) {
+        let Self(mut of, _) = self;
+        let keys = of.s.len();
         for key in (0..keys - keys % KEYS).step_by(KEYS) {
-            self.keys::<A, KEYS>(key);
+            of.keys::<A, G, R, KEYS>(key);
         }
         for key in keys - keys % KEYS..keys {
-            self.keys::<A, 1>(key);
+            of.keys::<A, G, R, 1>(key);
         }
     }
 }
 
-impl<G: Gate, R: Read> Advance<'_, G, R> {
+impl Of<'_> {
     /// Takes the steps for `K` keys from `key` on.
     #[inline(always)]
-    fn keys<A: Arithmetic, const K: usize>(&mut self, key: usize) {
-        let of = self.of.of_steps(self.o.len());
-        let (mut state, mut rates) = ([A::splat(0.0); K], [A::splat(0.0); K]);
+    fn keys<A: Arithmetic, G: Gate, R: Read, const K: usize>(&mut self, key: usize) {
+        let steps = self.o.len().min(CHUNK);
+        let (of, o) = (self.of.of_steps(steps), &mut self.o[..steps]);
+        let gates = gates_mut(self.gates);
+        let mut state = [A::splat(0.0); K];
         for j in 0..K {
             state[j] = A::load(&self.s[key + j]);
-            rates[j] = G::rates::<A>(of, key + j);
+            G::ahead::<A>(of, key + j, &mut gates[j * CHUNK..][..steps]);
         }
-        for ((t, o), row) in self.o.iter_mut().enumerate().zip(of.rows(key)) {
+        for ((t, o), row) in o.iter_mut().enumerate().zip(of.rows(key)) {
             let u = A::load(&of.u[t]);
             let mut read = A::load(o);
             for j in 0..K {
-                let gate = G::at::<A>(of, t, row.float(row.even, key + j), rates[j]);
+                let gate = G::at::<A>(of, t, row.float(row.even, key + j), &gates[j * CHUNK + t]);
                 let written = A::mul(A::splat(row.float(row.k, key + j)), u);
                 let q = A::splat(row.float(row.q, key + j));
                 match R::bonus(of, key + j) {
@@ -155,6 +165,15 @@ impl<G: Gate, R: Read> Advance<'_, G, R> {
         for (state, s) in state.into_iter().zip(&mut self.s[key..]) {
             A::store(state, s);
         }
+    }
+}
+
+/// The gates, `[KEYS, CHUNK]`.
+#[inline(always)]
+fn gates_mut(gates: &mut [Floats]) -> &mut [Floats; GATES] {
+    match gates.first_chunk_mut() {
+        Some(gates) => gates,
+        None => panic!("recurrence: memory for the gates"),
     }
 }
 
@@ -214,14 +233,13 @@ pub(super) trait Gate {
     /// Where the gradient of the gate's logarithm goes.
     const LEARNED: Learned;
 
-    /// What the gates of a key need of its rates.
+    /// Writes the gates of a key at all steps to `gates`, `[steps]`, if they are better computed before the state goes through
+    /// them.
     #[inline(always)]
-    fn rates<A: Arithmetic>(_: Lane<'_>, _key: usize) -> A::Register {
-        A::splat(0.0)
-    }
+    fn ahead<A: Arithmetic>(_: Lane<'_>, _key: usize, _gates: &mut [Floats]) {}
 
-    /// The gate of a step and of a key whose even gate and rates are these.
-    fn at<A: Arithmetic>(of: Lane<'_>, t: usize, even: f32, rates: A::Register) -> A::Register;
+    /// The gate of a step and of a key: `even` is its even gate, `ahead` what [`ahead`](Self::ahead) wrote.
+    fn at<A: Arithmetic>(of: Lane<'_>, t: usize, even: f32, ahead: &Floats) -> A::Register;
 }
 
 /// One for all columns.
@@ -235,7 +253,7 @@ impl Gate for Even {
     const LEARNED: Learned = Learned::Keys;
 
     #[inline(always)]
-    fn at<A: Arithmetic>(_: Lane<'_>, _: usize, even: f32, _: A::Register) -> A::Register {
+    fn at<A: Arithmetic>(_: Lane<'_>, _: usize, even: f32, _: &Floats) -> A::Register {
         A::splat(even)
     }
 }
@@ -244,7 +262,7 @@ impl Gate for Along {
     const LEARNED: Learned = Learned::Columns;
 
     #[inline(always)]
-    fn at<A: Arithmetic>(of: Lane<'_>, t: usize, _: f32, _: A::Register) -> A::Register {
+    fn at<A: Arithmetic>(of: Lane<'_>, t: usize, _: f32, _: &Floats) -> A::Register {
         A::load(&of.along[t])
     }
 }
@@ -252,13 +270,26 @@ impl Gate for Along {
 impl Gate for Power {
     const LEARNED: Learned = Learned::StepSizes;
 
+    /// A loop of its own: an exponential is a chain of some 37 cycles, and a processor sees too few of them at once where
+    /// other instructions stand between.
     #[inline(always)]
-    fn rates<A: Arithmetic>(of: Lane<'_>, key: usize) -> A::Register {
-        A::load(&of.rates[key])
+    fn ahead<A: Arithmetic>(of: Lane<'_>, key: usize, gates: &mut [Floats]) {
+        let rates = A::load(&of.rates[key]);
+        let (pairs, last) = of.along[..gates.len()].as_chunks::<2>();
+        let (pairs_to, last_to) = gates.as_chunks_mut::<2>();
+        for ([a, b], [a_to, b_to]) in pairs.iter().zip(pairs_to) {
+            let [x, y] = math::exp2_decay_each::<A, 2>([A::mul(A::load(a), rates), A::mul(A::load(b), rates)]);
+            A::store(x, a_to);
+            A::store(y, b_to);
+        }
+        for (along, gate) in last.iter().zip(last_to) {
+            let [x] = math::exp2_decay_each::<A, 1>([A::mul(A::load(along), rates)]);
+            A::store(x, gate);
+        }
     }
 
     #[inline(always)]
-    fn at<A: Arithmetic>(of: Lane<'_>, t: usize, _: f32, rates: A::Register) -> A::Register {
-        math::exp2_decay::<A>(A::mul(A::load(&of.along[t]), rates))
+    fn at<A: Arithmetic>(_: Lane<'_>, _: usize, _: f32, ahead: &Floats) -> A::Register {
+        A::load(ahead)
     }
 }

@@ -72,7 +72,7 @@ impl Band<'_> {
             let level = self.isa.level();
             let sizes =
                 Sizes { tokens: padded(level, window.len()), channels: shape.head_dim().next_multiple_of(LANES) };
-            scratch::lanes((9 * sizes.map() + 3 * sizes.square() + 2 * sizes.tokens) / LANES, |lanes| {
+            scratch::lanes((7 * sizes.map() + 3 * sizes.square() + 2 * sizes.tokens) / LANES, |lanes| {
                 let heads = self.tables.chunks_exact(stride).zip(sums.chunks_exact_mut(shape.offsets()));
                 for (head, (table, sums)) in heads.enumerate() {
                     let head = Head { shape, qkv: self.qkv, table, window: window.clone(), head, sizes };

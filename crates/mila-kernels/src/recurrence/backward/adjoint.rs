@@ -103,7 +103,7 @@ impl Adjoint<'_, '_> {
             }
             let index = &index[run.steps.clone()];
             memory.stage.gather(isa, core, block, index);
-            advance(isa, (core, block), &memory.stage, index.len(), memory.s, memory.du);
+            advance(isa, (core, block), &memory.stage, index.len(), memory.s, memory.du, memory.tape);
             self.through_normaliser(memory, index);
         }
         memory.later.fill([0.0; LANES]);
@@ -183,7 +183,8 @@ impl Adjoint<'_, '_> {
     fn flush_start(&self, later: &mut [Floats]) {
         if let Some(start) = self.start {
             for key in 0..self.core.r.keys {
-                let to = self.core.state_part(self.block, key, start).chunks_mut(LANES);
+                // SAFETY: the block's columns are one thread's, and the part is dropped before the next.
+                let to = unsafe { self.core.state_part(self.block, key, start) }.chunks_mut(LANES);
                 for (later, start) in later.iter().skip(key).step_by(self.core.r.keys).zip(to) {
                     start.iter_mut().zip(later).for_each(|(start, later)| *start += later);
                 }

@@ -133,16 +133,16 @@ impl Back<'_> {
         let steps = self.o.len().min(CHUNK);
         let (of, o) = (self.of.of_steps(steps), &self.o[..steps]);
         let [g, kept, of_q, ..] = parts_mut(self.tape);
-        let (mut state, mut rates) = ([A::splat(0.0); K], [A::splat(0.0); K]);
+        let mut state = [A::splat(0.0); K];
         for j in 0..K {
             state[j] = A::load(&self.s[key + j]);
-            rates[j] = G::rates::<A>(of, key + j);
+            G::ahead::<A>(of, key + j, &mut g[j * CHUNK..][..steps]);
         }
         for (t, row) in (0..steps).zip(of.rows(key)) {
             let (u, o) = (A::load(&of.u[t]), A::load(&o[t]));
             for j in 0..K {
                 let at = j * CHUNK + t;
-                let gate = G::at::<A>(of, t, row.float(row.even, key + j), rates[j]);
+                let gate = G::at::<A>(of, t, row.float(row.even, key + j), &g[at]);
                 let k = row.float(row.k, key + j);
                 let before = state[j];
                 let left = A::mul(gate, before);
@@ -170,8 +170,10 @@ impl Back<'_> {
         let (mut later, mut rates, mut of_rates, mut of_bonus) = ([zero; K], [zero; K], [zero; K], [zero; K]);
         for j in 0..K {
             later[j] = A::load(&self.later[key + j]);
-            // Of logarithms to base e.
-            rates[j] = A::mul(G::rates::<A>(of, key + j), A::splat(std::f32::consts::LN_2));
+            if let Learned::StepSizes = G::LEARNED {
+                // Of logarithms to base e.
+                rates[j] = A::mul(A::load(&of.rates[key + j]), A::splat(std::f32::consts::LN_2));
+            }
         }
         for (t, row) in (0..steps).zip(of.rows(key)).rev() {
             let (u, o) = (A::load(&of.u[t]), A::load(&o[t]));

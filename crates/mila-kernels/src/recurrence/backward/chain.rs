@@ -115,7 +115,9 @@ impl<'c, 'a> Chain<'c, 'a, '_, '_> {
         let dy = Rows { values: self.adjoint.dy, stride: core.r.channels(), first: 0 };
         for &token in self.index.iter().filter(|&&token| token != PAD) {
             let row = self.adjoint.block.image * core.r.tokens + token as usize;
-            let to = self.part(token, x.first + columns.0..x.first + columns.0 + columns.1).chunks_mut(LANES);
+            // SAFETY: the block's columns of the shortcut; the part is dropped before the next.
+            let to = unsafe { self.part(token, x.first + columns.0..x.first + columns.0 + columns.1) };
+            let to = to.chunks_mut(LANES);
             let of_d = self.adjoint.parameters.d.iter_mut();
             let rows = row_of(dy, row, columns).chunks(LANES).zip(row_of(x, row, columns).chunks(LANES));
             for ((((dy, x), d), to), of_d) in rows.zip(d[columns.0..].chunks(LANES)).zip(to).zip(of_d) {
@@ -140,7 +142,9 @@ impl<'c, 'a> Chain<'c, 'a, '_, '_> {
             Decay::Scalar(log) => {
                 for (t, &token) in self.index.iter().enumerate().filter(|&(_, &token)| token != PAD) {
                     let sum = of_gates.chunks_exact(CHUNK).take(r.keys).map(|sums| sums[t]).sum::<f32>();
-                    self.part(token, log.first + head..log.first + head + 1)[0] += sum;
+                    // SAFETY: the block is all of its head; the part is dropped at once.
+                    let to = unsafe { self.part(token, log.first + head..log.first + head + 1) };
+                    to[0] += sum;
                 }
             }
             _ => {}
@@ -163,7 +167,8 @@ impl<'c, 'a> Chain<'c, 'a, '_, '_> {
                     A::store(register, row);
                 }
                 for (row, &token) in rows.iter().zip(index).filter(|&(_, &token)| token != PAD) {
-                    let to = self.part(token, channels.clone());
+                    // SAFETY: the block is all of the head whose keys these are; the part is dropped before the next.
+                    let to = unsafe { self.part(token, channels.clone()) };
                     A::store_part(A::add(A::load_part(to), A::load(row)), to);
                 }
             }
@@ -174,19 +179,23 @@ impl<'c, 'a> Chain<'c, 'a, '_, '_> {
     #[inline(always)]
     fn add_to_map<A: Arithmetic>(&self, first: usize, columns: &[Floats]) {
         for (t, &token) in self.index.iter().enumerate().filter(|&(_, &token)| token != PAD) {
-            let to = self.part(token, first..first + self.adjoint.block.width).chunks_mut(LANES);
-            for (to, column) in to.zip(columns[t..].iter().step_by(CHUNK)) {
+            // SAFETY: the block's columns of an operand; the part is dropped before the next.
+            let to = unsafe { self.part(token, first..first + self.adjoint.block.width) };
+            for (to, column) in to.chunks_mut(LANES).zip(columns[t..].iter().step_by(CHUNK)) {
                 A::store_part(A::add(A::load_part(to), A::load(column)), to);
             }
         }
     }
 
     /// Some channels of a token in the map's gradient.
+    ///
+    /// # Safety
+    /// They are those of this block's columns, or of the keys of its head if it is all of it, and no other part with one of them
+    /// lives meanwhile.
     #[inline(always)]
-    fn part(&self, token: u32, channels: Range<usize>) -> &'a mut [f32] {
+    unsafe fn part(&self, token: u32, channels: Range<usize>) -> &'a mut [f32] {
         let row = self.adjoint.block.image * self.adjoint.core.r.tokens + token as usize;
-        // SAFETY: these channels belong to this block's columns, or to the keys of its head if it is all of it, of an operand
-        // whose channels overlap with no other's; a block is one thread's, and callers drop a part before they ask for the next.
+        // SAFETY: operands have no channel in common, a block is one thread's, and the caller vouches for the rest.
         unsafe { self.adjoint.map.part(row, channels) }
     }
 }

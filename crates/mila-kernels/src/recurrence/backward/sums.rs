@@ -178,7 +178,9 @@ impl Kernel for Back<'_, '_, '_, '_> {
                 Decay::Keys(log) => adjoint.add_to_map::<A>(token, log.first + head * r.keys, of_gates),
                 Decay::Scalar(log) => {
                     let sum = of_gates.as_flattened()[..r.keys].iter().sum::<f32>();
-                    adjoint.part(token, log.first + head..log.first + head + 1)[0] += sum;
+                    // SAFETY: the channel is the head's, and the part is dropped at once.
+                    let to = unsafe { adjoint.part(token, log.first + head..log.first + head + 1) };
+                    to[0] += sum;
                 }
                 _ => {}
             }
@@ -188,19 +190,23 @@ impl Kernel for Back<'_, '_, '_, '_> {
 
 impl Adjoint<'_, '_> {
     /// Some channels of a token in the map's gradient, which threads share.
+    ///
+    /// # Safety
+    /// They are those of this block's head, and no other part with one of them lives meanwhile.
     #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "threads write disjoint channels")]
-    fn part(&self, token: u32, channels: Range<usize>) -> &mut [f32] {
+    unsafe fn part(&self, token: u32, channels: Range<usize>) -> &mut [f32] {
         let row = self.block.image * self.core.r.tokens + token as usize;
-        // SAFETY: these channels are those of this block's head, which is one thread's, and the part is dropped at once.
+        // SAFETY: a block is one thread's, and the caller vouches for the rest.
         unsafe { self.map.part(row, channels) }
     }
 
     /// Adds a row of keys to the map's gradient, from channel `first` on.
     #[inline(always)]
     fn add_to_map<A: Arithmetic>(&self, token: u32, first: usize, row: &[Floats]) {
-        let to = self.part(token, first..first + self.core.r.keys).chunks_mut(LANES);
-        for (to, row) in to.zip(row) {
+        // SAFETY: the channels are the keys of the head, and the part is dropped before the next.
+        let to = unsafe { self.part(token, first..first + self.core.r.keys) };
+        for (to, row) in to.chunks_mut(LANES).zip(row) {
             A::store_part(A::add(A::load_part(to), A::load(row)), to);
         }
     }
@@ -226,7 +232,9 @@ impl Adjoint<'_, '_> {
     fn flush_start(&self, later: &mut [Floats]) {
         if let Some(start) = self.start {
             for (key, later) in later.as_flattened()[..self.core.r.keys].iter().enumerate() {
-                self.core.state_part(self.block, key, start)[0] += later;
+                // SAFETY: the block's columns are one thread's, and the part is dropped at once.
+                let start = unsafe { self.core.state_part(self.block, key, start) };
+                start[0] += later;
             }
         }
         later.fill([0.0; LANES]);

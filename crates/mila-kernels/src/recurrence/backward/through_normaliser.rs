@@ -68,14 +68,17 @@ impl Kernel for Normaliser<'_, '_, '_> {
                 }
                 let sum = -one * A::sum(products);
                 if shared.are_whole() {
-                    core.head_part(block, row, to)[0] = sum;
+                    // SAFETY: the block is all of its head and one thread's, and the part is dropped at once.
+                    let to = unsafe { core.head_part(block, row, to) };
+                    to[0] = sum;
                 } else {
                     let at = shared.among_parts(shared.normaliser()).start;
                     adjoint.partials[token as usize * shared.parts().len() + at] = sum;
                 }
                 continue;
             }
-            let to = core.output_part(block, row, to).chunks_mut(LANES);
+            // SAFETY: the block's columns are one thread's, and the part is dropped before the next.
+            let to = unsafe { core.output_part(block, row, to) }.chunks_mut(LANES);
             for (((o, read), to), inverse) in lanes.zip(to).zip(inverse.chunks(LANES)) {
                 let product = A::mul(A::mul(A::load(o), A::load(read)), A::load_part(inverse));
                 A::store_part(A::sub(A::splat(0.0), product), to);

@@ -94,7 +94,7 @@ fn check_forward(case: &Case, tolerance: f64) {
 
 #[test]
 fn forward_is_the_naive_loop() {
-    for (tokens, keys, values) in [(1, 1, 1), (7, 3, 5), (33, 4, 17)] {
+    for (tokens, keys, values) in [(1, 1, 1), (7, 3, 5), (33, 4, 17), (34, 19, 3)] {
         cases(tokens, keys, values).iter().for_each(|case| check_forward(case, 3e-6));
     }
     for (tokens, keys, values) in [(49, 16, 24), (63, 1, 96), (64, 32, 60), (196, 16, 130)] {
@@ -149,7 +149,7 @@ fn extreme_gates_stay_finite() {
                 assert_close(format!("{isa} {case:?} at {value}"), &y, &wanted[..y.len()], 1e-5);
                 let (dmap, dparameters, dstart) = case.backward(isa, &r, &y, &states);
                 let finite = dmap.iter().chain(&dparameters).chain(&dstart).all(|x| x.is_finite());
-                assert!(finite || !value.is_finite(), "{isa} {case:?} at {value}: a gradient that is not finite");
+                assert!(finite, "{isa} {case:?} at {value}: a gradient that is not finite");
             }
         }
     }
@@ -192,6 +192,10 @@ fn backward_is_the_difference_quotient() {
     for (tokens, keys, values) in [(35, 2, 3), (3, 2, 66)] {
         wide_cases(tokens, keys, values).iter().for_each(check_backward);
         check_backward(&cases(tokens, keys, values)[31]);
+    }
+    // Several runs, lanes of keys, and blocks of a head that share a normaliser.
+    for (tokens, keys, values) in [(34, 2, 3), (3, 17, 2), (2, 2, 70)] {
+        cases(tokens, keys, values).iter().skip(tokens % 4).step_by(5).for_each(check_backward);
     }
 }
 
