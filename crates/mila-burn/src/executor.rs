@@ -399,7 +399,7 @@ impl Executor for Burn {
             }
             Form::Portable => sequence::causal_conv(x.clone(), weight, bias, &table, taps),
         };
-        self.activate(y, then)
+        Ok(sequence::at_visited(self.activate(y, then)?, &steps))
     }
 
     fn insert_token(&self, x: &Tensor<4>, token: &Parameter, place: TokenPlace) -> Result<Tensor<4>> {

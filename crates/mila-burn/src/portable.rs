@@ -101,8 +101,7 @@ pub(crate) fn activate(x: Tensor<4>, then: Activation) -> Tensor<4> {
         Activation::Silu => activation::silu(x),
         Activation::Gelu => activation::gelu(x),
         Activation::EluPlusOne => elu_plus_one(x),
-        // Above zero by its own reflection, so that nothing overflows.
-        Activation::Softplus => x.clone().clamp_min(0.0) + x.abs().neg().exp().log1p(),
+        Activation::Softplus => softplus(x),
     }
 }
 
@@ -130,9 +129,17 @@ pub(crate) fn patches(x: Tensor<4>, order: PatchOrder) -> Tensor<4> {
     pairs.permute(axes).reshape([batch, height / 2, width / 2, 4 * channels])
 }
 
-/// `elu(x) + 1`.
+/// `elu(x) + 1`. At zero, ReLU has a gradient of zero, a clamp one of one: together the derivative, which is one.
 fn elu_plus_one<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    x.clone().clamp_min(0.0) + x.clamp_max(0.0).exp()
+    activation::relu(x.clone()) + x.clamp_max(0.0).exp()
+}
+
+/// `ln(1 + exp(x)) = max(x, 0) + ln(1 + exp(-|x|))`, exact in both tails, which the device's own need not be.
+///
+/// `-|x|` is `min(x, 0) - max(x, 0)`: the gradients of clamp and ReLU at zero, one and zero, make the derivative there, a half.
+pub(crate) fn softplus<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let above = activation::relu(x.clone());
+    above.clone() + (x.clamp_max(0.0) - above).exp().log1p()
 }
 
 /// Linear attention; see [`mila_ops::Executor::linear_attention`].

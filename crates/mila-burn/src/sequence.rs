@@ -3,7 +3,8 @@
 use burn::tensor::{Int, Tensor};
 use mila_ops::{Steps, TokenPlace};
 
-/// A causal convolution without activation; weight `[channels, 1, taps]`, flat; `table` are [`Steps::sources`].
+/// A causal convolution without activation, at the tokens that the order visits; weight `[channels, 1, taps]`, flat; `table` are
+/// [`Steps::sources`].
 pub(crate) fn causal_conv(
     x: Tensor<4>,
     weight: Tensor<1>,
@@ -25,23 +26,31 @@ pub(crate) fn causal_conv(
     };
     let y = (1..taps).fold(tap(0), |sum, j| sum + tap(j));
     let y = match bias {
-        Some(bias) => y + bias.reshape([1, 1, channels]) * visited(&device, table, taps),
+        Some(bias) => y + bias.reshape([1, 1, channels]),
         None => y,
     };
     y.reshape([batch, height, width, channels])
 }
 
-/// One for a token that the order visits, zero for another, `[1, tokens, 1]`: only the former have their own step as a tap.
-fn visited(device: &burn::tensor::Device, table: &[u32], taps: usize) -> Tensor<3> {
-    let own = table.chunks_exact(taps).map(|sources| if sources[taps - 1] == Steps::PAD { 0.0 } else { 1.0 });
-    let own: Vec<f32> = own.collect();
-    Tensor::<1>::from_floats(own.as_slice(), device).reshape([1, own.len(), 1])
+/// The map at the tokens that the order visits, and zero at others.
+pub(crate) fn at_visited(map: Tensor<4>, steps: &Steps) -> Tensor<4> {
+    let visited: Vec<f32> = steps.inverse().iter().map(|step| if step.is_some() { 1.0 } else { 0.0 }).collect();
+    if !visited.contains(&0.0) {
+        return map;
+    }
+    let [_, height, width, _] = map.dims();
+    let visited = Tensor::<1>::from_floats(visited.as_slice(), &map.device());
+    map * visited.reshape([1, height, width, 1])
 }
 
 /// The tokens in a row, with a class token of `[channels]` among them.
 pub(crate) fn insert_token(x: Tensor<4>, token: Tensor<1>, place: TokenPlace) -> Tensor<4> {
     let [batch, height, width, channels] = x.dims();
     let (tokens, at) = (height * width, place.index(height * width));
+    if batch == 0 {
+        // `expand` refuses an extent of zero.
+        return Tensor::zeros([0, 1, tokens + 1, channels], &x.device());
+    }
     let row = x.reshape([batch, 1, tokens, channels]);
     let token: Tensor<4> = token.reshape([1, 1, 1, channels]).expand([batch, 1, 1, channels]);
     let mut parts = vec![token];

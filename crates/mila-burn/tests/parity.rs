@@ -1,25 +1,24 @@
-//! The Burn executor, in both of its forms, against PyTorch and against its own composed bodies.
+//! The Burn executor, in both of its forms, against PyTorch, against the f64 reference and against its own composed bodies.
 
 use mila_burn::{Burn, Form};
 use mila_kernels::isa::Isa;
-use mila_parity::{Tolerance, blocks, composites, models, operators};
+use mila_parity::{Tolerance, blocks, composites, models, operators, reference_operators};
 
-#[test]
-fn portable_form() {
-    let make = || Burn::declare().with_form(Form::Portable);
+fn check(form: Form) {
+    let make = || Burn::declare().with_form(form);
     operators(&make, Tolerance::F32);
+    reference_operators(&make, Tolerance::F32);
     blocks(&make, Tolerance::F32);
     models(&make, Tolerance::F32);
     composites(&make, Tolerance::F32);
 }
 
 #[test]
+fn portable_form() {
+    check(Form::Portable);
+}
+
+#[test]
 fn kernel_form() {
-    for isa in Isa::available() {
-        let make = || Burn::declare().with_form(Form::Kernels(isa));
-        operators(&make, Tolerance::F32);
-        blocks(&make, Tolerance::F32);
-        models(&make, Tolerance::F32);
-        composites(&make, Tolerance::F32);
-    }
+    Isa::available().into_iter().map(Form::Kernels).for_each(check);
 }

@@ -8,7 +8,9 @@ use mila_ops::random::Stream;
 use mila_ops::recurrence::{Gate, Part};
 use mila_ops::reference::{Array, recurrence_gradients};
 use mila_ops::{Builder, Dims, Executor, Init, Numeric, Recurrence, ScanOrder, Source, Values, Wanted};
-use mila_parity::{RecurrenceCase, StartKind, Tolerance, assert_close, recurrence_goldens, recurrences};
+use mila_parity::{
+    InputKind, Operands, RecurrenceCase, StartKind, Tolerance, assert_close, recurrence_goldens, recurrences,
+};
 
 /// The largest allowed `max|difference| / max|gradient|` of a tensor: the gradient row of `docs/numerics.md`.
 const GRADIENT: f64 = 1e-3;
@@ -46,20 +48,24 @@ fn narrow(values: &[f64]) -> Vec<f32> {
 }
 
 /// Gradients of map, parameter and start by the reference, for a loss that weighs output and state.
-fn wanted(case: &RecurrenceCase, dims: Dims, weights: &[Array<f64>; 2]) -> [Vec<f64>; 3] {
-    let operands = case.operands(dims);
-    let map = Array::new(dims.with_channels(case.channels()), operands.map);
-    let start = Array::new(case.state_dims(dims.batch), operands.start);
-    let parameters = operands.parameters.into();
+fn wanted(case: &RecurrenceCase, dims: Dims, operands: &Operands, weights: &[Array<f64>; 2]) -> [Vec<f64>; 3] {
+    let map = Array::new(dims.with_channels(case.channels()), operands.map.clone());
+    let start = Array::new(case.state_dims(dims.batch), operands.start.clone());
+    let parameters = operands.parameters.clone().into();
     let r = case.recurrence(&map, &parameters, &start);
     case.packed(&recurrence_gradients(&r, &weights[0], &weights[1]).expect("gradients"))
 }
 
 /// The same by Burn.
-fn found(case: &RecurrenceCase, dims: Dims, weights: &[Array<f64>; 2], form: Form) -> [Vec<f32>; 3] {
-    let operands = case.operands(dims);
+fn found(
+    case: &RecurrenceCase,
+    dims: Dims,
+    operands: &Operands,
+    weights: &[Array<f64>; 2],
+    form: Form,
+) -> [Vec<f32>; 3] {
     let mut declared = Burn::declare();
-    let source = Stored(operands.parameters);
+    let source = Stored(operands.parameters.clone());
     let parameter = Builder::new(&mut declared, &source).parameter("all", &[case.parameters()], Init::Zeros);
     let parameter = parameter.expect("a parameter");
     let store = declared.into_store();
@@ -83,31 +89,50 @@ fn found(case: &RecurrenceCase, dims: Dims, weights: &[Array<f64>; 2], form: For
     [of_map, of_parameter, of_start].map(Option::unwrap_or_default)
 }
 
+/// Panics unless Burn's gradients at these operands, in every form, are those of the reference.
+fn check(case: &RecurrenceCase, dims: Dims, operands: &Operands) {
+    let output = dims.with_channels(case.heads * case.values);
+    let weights = [output, case.state_dims(dims.batch)]
+        .map(|dims| Array::new(dims, weights(dims.volume(), dims.channels as u64)));
+    let wanted = wanted(case, dims, operands, &weights);
+    for form in forms() {
+        let found = found(case, dims, operands, &weights, form);
+        for ((name, found), wanted) in ["map", "parameter", "start"].iter().zip(found).zip(&wanted) {
+            let what = format!("{case:?} at {dims}, {form:?}: {name}");
+            if (*name == "start" && case.start == StartKind::Zeros) || found.is_empty() {
+                assert!(wanted.iter().all(|&w| w == 0.0) && found.is_empty(), "{what}: a gradient from nothing");
+                continue;
+            }
+            let least = if dims.tokens() == 1 { CANCELLED } else { 0.0 };
+            let largest = wanted.iter().fold(least, |largest: f64, w| largest.max(w.abs()));
+            assert_eq!(found.len(), wanted.len(), "{what}");
+            for (i, (&f, w)) in found.iter().zip(wanted).enumerate() {
+                let difference = (f64::from(f) - w).abs();
+                assert!(difference <= GRADIENT * largest, "{what}[{i}]: {f}, expected {w}, largest {largest}");
+            }
+        }
+    }
+}
+
 #[test]
 fn gradients_are_those_of_the_reference() {
     for (i, case) in RecurrenceCase::all().into_iter().enumerate() {
         let dims = [Dims::new(1, 1, 1, 0), Dims::new(2, 3, 5, 0), Dims::new(1, 5, 7, 0)][i % 3];
-        let output = dims.with_channels(case.heads * case.values);
-        let weights = [output, case.state_dims(dims.batch)]
-            .map(|dims| Array::new(dims, weights(dims.volume(), dims.channels as u64)));
-        let wanted = wanted(&case, dims, &weights);
-        for form in forms() {
-            let found = found(&case, dims, &weights, form);
-            for ((name, found), wanted) in ["map", "parameter", "start"].iter().zip(found).zip(&wanted) {
-                let what = format!("{case:?} at {dims}, {form:?}: {name}");
-                if (*name == "start" && case.start == StartKind::Zeros) || found.is_empty() {
-                    assert!(wanted.iter().all(|&w| w == 0.0) && found.is_empty(), "{what}: a gradient from nothing");
-                    continue;
-                }
-                let least = if dims.tokens() == 1 { CANCELLED } else { 0.0 };
-                let largest = wanted.iter().fold(least, |largest: f64, w| largest.max(w.abs()));
-                assert_eq!(found.len(), wanted.len(), "{what}");
-                for (i, (&f, w)) in found.iter().zip(wanted).enumerate() {
-                    let difference = (f64::from(f) - w).abs();
-                    assert!(difference <= GRADIENT * largest, "{what}[{i}]: {f}, expected {w}, largest {largest}");
-                }
-            }
-        }
+        check(&case, dims, &case.operands(dims));
+    }
+}
+
+/// Where the softplus of the step sizes is made of two halves.
+#[test]
+fn gradients_of_step_sizes_at_zero() {
+    let dims = Dims::new(2, 3, 5, 0);
+    for input in [InputKind::OfGate, InputKind::Channel, InputKind::Head] {
+        let case = RecurrenceCase { heads: 2, values: 3, input, ..RecurrenceCase::S6 };
+        let mut operands = case.operands(dims);
+        operands.parameters.fill(0.0);
+        // Of every operand: with a bias of zero, also of what the softplus is applied to.
+        operands.map.iter_mut().step_by(5).for_each(|value| *value = 0.0);
+        check(&case, dims, &operands);
     }
 }
 
@@ -117,8 +142,9 @@ fn both_forms_are_one() {
     let case = RecurrenceCase { start: StartKind::Carried, values: 70, ..RecurrenceCase::S6 };
     let dims = Dims::new(2, 6, 7, 0);
     let weights = [dims.with_channels(70), case.state_dims(2)].map(|dims| Array::new(dims, weights(dims.volume(), 1)));
+    let operands = case.operands(dims);
     let [kernels, portable] =
-        [Form::Kernels(Isa::detect()), Form::Portable].map(|form| found(&case, dims, &weights, form));
+        [Form::Kernels(Isa::detect()), Form::Portable].map(|form| found(&case, dims, &operands, &weights, form));
     for (kernels, portable) in kernels.iter().zip(&portable) {
         assert_close("a gradient", kernels, portable, Tolerance::F32);
     }

@@ -9,6 +9,6 @@ use mila_ops::Dims;
 pub trait Observer: Debug + Send + Sync {
     /// `operator` begins.
     fn begin(&self, operator: &'static str);
-    /// It has ended and given a map of `output`; an operator that failed gives the empty one.
+    /// It has ended and given a map of `output`.
     fn end(&self, output: Dims);
 }

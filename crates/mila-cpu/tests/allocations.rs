@@ -1,4 +1,5 @@
-//! A pass allocates nothing once the pass before has left its memory behind.
+//! A pass allocates nothing once the pass before has left its memory behind: of maps below 4 MiB, whose larger kind has a
+//! counter made for each, and of heads that need no packing.
 
 use mila_cpu::Cpu;
 use mila_models::{Preset, Task};

@@ -1,7 +1,7 @@
-//! The fast executor against PyTorch and its own composed bodies, on every instruction set, into poisoned memory.
+//! The fast executor against PyTorch, the f64 reference and its own composed bodies, on every instruction set, into poisoned memory.
 
 use mila_cpu::{Cpu, Isa, Recycling};
-use mila_parity::{Factory, Tolerance, blocks, composites, mamba_models, models, operators};
+use mila_parity::{Factory, Tolerance, blocks, composites, models, operators, reference_operators};
 
 fn on_every_isa(check: fn(Factory<Cpu>, Tolerance)) {
     for isa in Isa::available() {
@@ -15,6 +15,11 @@ fn operators_equal_pytorch() {
 }
 
 #[test]
+fn operators_equal_the_reference() {
+    on_every_isa(reference_operators);
+}
+
+#[test]
 fn blocks_equal_pytorch() {
     on_every_isa(blocks);
 }
@@ -22,11 +27,6 @@ fn blocks_equal_pytorch() {
 #[test]
 fn models_equal_pytorch() {
     on_every_isa(models);
-}
-
-#[test]
-fn mamba_models_equal_pytorch() {
-    on_every_isa(mamba_models);
 }
 
 #[test]

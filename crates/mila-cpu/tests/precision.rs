@@ -2,16 +2,15 @@
 
 use mila_cpu::{Bf16Unit, Cpu, Isa, Precision, Recycling};
 use mila_models::{Preset, Task};
-use mila_ops::{Dims, NoTap, Numeric, Seeded};
+use mila_ops::{Dims, NoTap, Numeric, Result, Seeded, Source, Values, Wanted};
 
 /// max|difference| / std of the logits; docs/numerics.md has the reason.
 const BOUND: f64 = 3e-2;
 
-/// Logits of a model with random weights, of a batch of random images.
-fn logits(cpu: Cpu, preset: &Preset, seed: u64, [batch, size]: [usize; 2]) -> Vec<f32> {
-    let mut cpu = cpu;
+/// Logits of a model with the weights of `source`, of a batch of random images.
+fn logits(mut cpu: Cpu, preset: &Preset, (source, seed): (&dyn Source, u64), [batch, size]: [usize; 2]) -> Vec<f32> {
     let task = Task::Classify { classes: 1000 };
-    let model = preset.build(&mut cpu, &Seeded::new(seed), task).expect("a registered model is built");
+    let model = preset.build(&mut cpu, source, task).expect("a registered model is built");
     let dims = Dims::new(batch, size, size, 3);
     let mut state = seed;
     let mut pixel = || {
@@ -44,10 +43,11 @@ fn check(name: &str, extents: [usize; 2], seeds: std::ops::Range<u64>) {
         return eprintln!("SKIPPED: this processor has no unit for bf16");
     }
     for seed in seeds {
-        let wanted = logits(Cpu::default(), preset, seed, extents);
+        let source = Seeded::new(seed);
+        let wanted = logits(Cpu::default(), preset, (&source, seed), extents);
         for &unit in &units {
             let cpu = Cpu::with_recycling(Isa::detect(), Recycling::Poisoned).with_precision(Precision::Bf16(unit));
-            let (largest, typical) = distance(&logits(cpu, preset, seed, extents), &wanted);
+            let (largest, typical) = distance(&logits(cpu, preset, (&source, seed), extents), &wanted);
             eprintln!("{name} {extents:?} seed {seed} {unit}: max {largest:.2e}, rms {typical:.2e} of std");
             assert!(largest <= BOUND, "{name}, {unit}: expected at most {BOUND} of std, found {largest}");
         }
@@ -62,4 +62,46 @@ fn mila_t_in_bf16_is_near_f32() {
 #[test]
 fn a_small_model_in_bf16_is_near_f32() {
     check("mila-nano", [3, 40], 0..3);
+}
+
+#[test]
+fn a_recurrence_in_bf16_is_near_f32() {
+    check("ablation-forget-gate-32", [3, 32], 0..2);
+}
+
+/// Random weights, but for the biases of step sizes.
+struct Biased {
+    seeded: Seeded,
+    bias: f32,
+}
+
+impl Source for Biased {
+    fn load(&self, wanted: &Wanted) -> Result<Values<'_>> {
+        if wanted.name.ends_with("dt_projs_bias") || wanted.name.ends_with("dt_proj.bias") {
+            return Ok(Values::F32(vec![self.bias; wanted.volume()].into()));
+        }
+        self.seeded.load(wanted)
+    }
+}
+
+/// Steps of 50 and of 2e-22.
+#[test]
+fn step_sizes_far_in_both_tails_stay_finite() {
+    let units = Bf16Unit::available(Isa::detect());
+    for precision in [Precision::F32].into_iter().chain(units.into_iter().map(Precision::Bf16)) {
+        for name in ["vmamba-t", "ablation-forget-gate-32"] {
+            let preset = Preset::find(name).expect("the model is registered");
+            let found = |source: &dyn Source| {
+                let cpu = Cpu::with_recycling(Isa::detect(), Recycling::Poisoned).with_precision(precision);
+                logits(cpu, preset, (source, 0), [2, 32])
+            };
+            let seeded = Seeded::new(1);
+            let plain = found(&seeded);
+            for bias in [-50.0, 50.0] {
+                let biased = found(&Biased { seeded, bias });
+                assert!(biased.iter().all(|x| x.is_finite()), "{name}, bias {bias}, {precision:?}");
+                assert_ne!(biased, plain, "{name}, {precision:?}: the bias {bias} changes nothing");
+            }
+        }
+    }
 }

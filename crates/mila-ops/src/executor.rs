@@ -127,10 +127,7 @@ pub trait Executor: Sized {
     /// # Errors
     /// `Shape` for what [`crate::recurrence::resolve`] refuses and, where the executor has the values at hand, for a
     /// logarithm of a gate above 0.
-    fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Self::Map, Self::Map)> {
-        let _ = r;
-        Err(crate::Error::Unsupported { what: "a recurrence".into(), why: "this executor has none yet".into() })
-    }
+    fn recurrence(&self, r: &RecurrenceOn<'_, Self>) -> Result<(Self::Map, Self::Map)>;
     /// A causal depthwise convolution along an order, and the activation: with token `t` at step `t` of the order,
     ///
     /// ```text

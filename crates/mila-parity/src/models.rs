@@ -23,6 +23,7 @@ pub const MAMBAOUT_REDUCED: mambaout::Config =
 /// The reduced Swin of the goldens.
 pub const SWIN_REDUCED: swin::Config =
     swin::Config { channels: 16, depths: [2, 2, 1, 1], heads: [1, 2, 4, 8], drop_path: 0.0 };
+
 /// The reduced VMamba of the goldens.
 pub const VMAMBA_REDUCED: vmamba::Config =
     vmamba::Config { channels: 16, depths: [1, 2, 1, 1], drop_path: 0.0, ..vmamba::Config::T };
@@ -67,34 +68,13 @@ pub fn models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
         ("convnext_reduced", Architecture::ConvNext(CONVNEXT_REDUCED), "stages"),
         ("mambaout_reduced", Architecture::MambaOut(MAMBAOUT_REDUCED), "stages"),
         ("swin_reduced", Architecture::Swin(SWIN_REDUCED), "layers"),
+        ("vim_reduced", Architecture::Vim(VIM_REDUCED), "layers"),
+        ("vmamba_reduced", Architecture::VMamba(VMAMBA_REDUCED), "layers"),
+        ("vmamba_v0_reduced", Architecture::VMamba(VMAMBA_V0_REDUCED), "layers"),
     ] {
         let golden = Golden::open(file);
         for case in &golden.cases {
             model(make, tolerance, (file, &golden, case), architecture, stages);
-        }
-    }
-    let (file, golden) = ("ablation_reduced", Golden::open("ablation_reduced"));
-    for case in golden.cases.iter().filter(|case| case.variant != RECURRENT) {
-        model(make, tolerance, (file, &golden, case), ablation_reduced(&case.variant), "layers");
-    }
-}
-
-/// The variant of the ablation that needs a recurrence.
-const RECURRENT: &str = "forget-gate";
-
-/// The same for the models that need a recurrence.
-///
-/// # Panics
-/// With the case that fails.
-pub fn mamba_models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance) {
-    for (file, architecture) in [
-        ("vim_reduced", Architecture::Vim(VIM_REDUCED)),
-        ("vmamba_reduced", Architecture::VMamba(VMAMBA_REDUCED)),
-        ("vmamba_v0_reduced", Architecture::VMamba(VMAMBA_V0_REDUCED)),
-    ] {
-        let golden = Golden::open(file);
-        for case in &golden.cases {
-            model(make, tolerance, (file, &golden, case), architecture, "layers");
         }
     }
     let (file, golden) = ("mamba_nd_reduced", Golden::open("mamba_nd_reduced"));
@@ -104,7 +84,7 @@ pub fn mamba_models<E: Numeric + 'static>(make: Factory<E>, tolerance: Tolerance
         model(make, tolerance, (file, &golden, case), architecture, "backbone.layers");
     }
     let (file, golden) = ("ablation_reduced", Golden::open("ablation_reduced"));
-    for case in golden.cases.iter().filter(|case| case.variant == RECURRENT) {
+    for case in &golden.cases {
         model(make, tolerance, (file, &golden, case), ablation_reduced(&case.variant), "layers");
     }
 }

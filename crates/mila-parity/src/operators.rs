@@ -1,4 +1,5 @@
-//! Every operator of the algebra against PyTorch.
+//! The operators that there are goldens of, against PyTorch. The others, and other options of these, stand against the f64
+//! reference: see [`reference_operators`](crate::reference_operators), and [`recurrences`](crate::recurrences).
 
 use mila_ops::{
     Activation, BatchNormWanted, ConvWanted, Init, LinearAttention, LinearWanted, NormForm, NormWanted, Numeric,

@@ -1,9 +1,9 @@
-//! The definition itself against PyTorch, in both of its precisions.
+//! The definition itself against PyTorch, in both of its precisions, and in f32 against itself in f64.
 
 use mila_ops::reference::Reference;
 use mila_parity::{
-    Tolerance, blocks, composites, mamba_models, models, operators, recurrence_golden_gradients, recurrence_goldens,
-    recurrences,
+    Tolerance, blocks, composites, models, operators, recurrence_golden_gradients, recurrence_goldens, recurrences,
+    reference_operators,
 };
 
 #[test]
@@ -14,6 +14,7 @@ fn operators_in_f64() {
 #[test]
 fn operators_in_f32() {
     operators(&Reference::<f32>::eval, Tolerance::F32);
+    reference_operators(&Reference::<f32>::eval, Tolerance::F32);
 }
 
 #[test]
@@ -34,16 +35,6 @@ fn models_in_f64() {
 #[test]
 fn models_in_f32() {
     models(&Reference::<f32>::eval, Tolerance::F32);
-}
-
-#[test]
-fn mamba_models_in_f64() {
-    mamba_models(&Reference::<f64>::eval, Tolerance::F64);
-}
-
-#[test]
-fn mamba_models_in_f32() {
-    mamba_models(&Reference::<f32>::eval, Tolerance::F32);
 }
 
 #[test]

@@ -6,6 +6,8 @@ use mila_ops::recurrence::{
     Course, Delta, Gate, InputGate, NonCausal, Normaliser, Read, RecurrenceSizes, Resolved, Shortcut, Start, Steps,
 };
 
+use crate::portable::softplus;
+
 type Operands = Recurrence<Tensor<4>, Tensor<1>, Tensor<4>>;
 
 /// What is carried from step to step: `[batch, heads, keys, columns]` a step.
@@ -151,11 +153,9 @@ impl Order<'_> {
 
     /// `[batch, tokens, channels]`, zeros for tokens that no step visits.
     fn scattered(&self, along: Tensor<3>) -> Tensor<3> {
-        let mut step_of_token = vec![self.steps.len() as i32; self.steps.tokens()];
-        for (step, &token) in self.steps.index().iter().enumerate().filter(|&(_, &token)| token != Steps::PAD) {
-            step_of_token[token as usize] = step as i32;
-        }
-        select(along, &step_of_token)
+        let behind = self.steps.len() as u32;
+        let index: Vec<i32> = self.steps.inverse().iter().map(|step| step.unwrap_or(behind) as i32).collect();
+        select(along, &index)
     }
 
     fn step_sizes(&self, delta: &Delta<Tensor<4>, Tensor<1>>) -> Tensor<3> {
@@ -163,8 +163,7 @@ impl Order<'_> {
         if let Some(bias) = &delta.bias {
             x = x + bias.clone().reshape([1, 1, bias.dims()[0]]);
         }
-        // Exact in both tails, which the device's own softplus need not be.
-        x.clone().clamp_min(0.0) + x.abs().neg().exp().log1p()
+        softplus(x)
     }
 }
 

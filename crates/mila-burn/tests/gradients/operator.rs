@@ -24,7 +24,7 @@ pub(crate) enum Operator {
     RmsNorm,
     /// The last two thirds of a weight's rows, then the first.
     LinearRows,
-    CausalConv(ScanOrder),
+    CausalConv(ScanOrder, Activation),
     /// A class token put among the tokens, these convolved and summed up, and the token taken out.
     ClassToken(TokenPlace),
     ScaleAll,
@@ -170,9 +170,9 @@ impl Operator {
                     Ok(vec![e.concat(&y, &e.linear(&x[0], &second, Activation::None)?)?])
                 })
             }
-            Self::CausalConv(order) => {
+            Self::CausalConv(order, then) => {
                 let p = b.causal_conv("conv1d", channels, 4)?;
-                Box::new(move |e, x| Ok(vec![e.causal_conv(&x[0], &p, order, Activation::Silu)?]))
+                Box::new(move |e, x| Ok(vec![e.causal_conv(&x[0], &p, order, then)?]))
             }
             Self::ClassToken(place) => {
                 let token = b.undecayed_parameter("cls_token", &[1, 1, channels], Init::Zeros)?;

@@ -4,12 +4,12 @@ use mila_burn::Burn;
 use mila_ops::recurrence::Path;
 use mila_ops::reference::Reference;
 use mila_ops::{
-    Activation, Builder, CROSS_SCAN, Convolution, Dims, LinearAttention, Mode, Normalisation, Numeric, PatchOrder,
-    Positions, ScanOrder, TokenPlace, Windows,
+    Activation, Builder, CROSS_SCAN, Convolution, Dims, Executor, LinearAttention, Mode, Normalisation, Numeric,
+    PatchOrder, Positions, ScanOrder, TokenPlace, Windows,
 };
 use mila_parity::Formula;
 
-use crate::check::{SEED, STEP, check};
+use crate::check::{SEED, STEP, check, check_with_zeros};
 use crate::forms;
 use crate::operator::{GRID, Operator, Ratio};
 
@@ -139,6 +139,31 @@ fn elementwise() {
     }
 }
 
+/// Where their two halves meet; that of ReLU is PyTorch's.
+#[test]
+fn derivatives_at_zero() {
+    let dims = Dims::new(1, 1, 3, 8);
+    for form in forms() {
+        let burn = Burn::train(Burn::declare().into_store(), SEED, STEP).with_form(form);
+        for (then, wanted) in ACTIVATIONS.into_iter().zip([1.0, 0.0, 0.5, 0.5, 0.5, 1.0]) {
+            let x = burn.map(dims, &[0.0; 24]).expect("a map").autodiff().require_grad();
+            let gradients = burn.activate(x.clone(), then).expect("a map").sum().backward();
+            let found = burn.read(&x.grad(&gradients).expect("a gradient")).expect("its values").values;
+            assert!(found.iter().all(|&g| (g - wanted).abs() < 1e-6), "{form:?}, {then:?}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn zeros_among_the_inputs() {
+    let dims = Dims::new(2, 2, 3, 24);
+    for then in [Activation::Silu, Activation::Gelu, Activation::Softplus, Activation::EluPlusOne] {
+        check_with_zeros(Operator::Activate(then), dims);
+    }
+    check_with_zeros(Operator::LinearAttention(LinearAttention::mila(2), Ratio::Equal), dims);
+    check_with_zeros(Operator::LinearAttention(LinearAttention::plain(1), Ratio::Half), dims);
+}
+
 #[test]
 fn tokens() {
     everywhere(Operator::MeanTokens);
@@ -158,7 +183,13 @@ fn sequences() {
     let windows = ScanOrder::along(Path::Windows { side: 2 });
     let atrous = ScanOrder::along(Path::Atrous { phase: 0 });
     for order in CROSS_SCAN.into_iter().chain([windows, windows.reversed(), atrous]) {
-        everywhere(Operator::CausalConv(order));
+        everywhere(Operator::CausalConv(order, Activation::Silu));
+    }
+    // Not zero at zero, which is what tokens that an order leaves out get.
+    for then in [Activation::Softplus, Activation::EluPlusOne] {
+        for order in [windows, atrous] {
+            everywhere(Operator::CausalConv(order, then));
+        }
     }
     for place in [TokenPlace::First, TokenPlace::Middle] {
         everywhere(Operator::ClassToken(place));

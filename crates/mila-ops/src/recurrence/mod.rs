@@ -24,8 +24,9 @@
 //! [`chunked`] (gates that do not differ along the values), [`associative`] and [`quadratic`], whose matrices are the
 //! attention that a recurrence implies. [`all_tokens`] is the non-causal one.
 //!
-//! Softmax attention, recurrences that are not linear in the state (TTT), and gates that are matrices (DeltaNet) are not
-//! this operator.
+//! Softmax attention, recurrences that are not linear in the state (TTT), gates that are matrices (DeltaNet), and mLSTM, whose
+//! input gate is an exponential that a running maximum keeps in bounds and whose normaliser is a maximum too, are not this
+//! operator.
 
 pub mod all_tokens;
 pub mod associative;
@@ -205,7 +206,7 @@ pub enum Gate<M, P> {
     None,
     /// By a number per head, in `(0, 1]` (RetNet).
     Constant(Vec<f32>),
-    /// By a number per head and token; the logarithm, `[batch, height, width, heads]` (Mamba-2, mLSTM).
+    /// By a number per head and token; the logarithm, `[batch, height, width, heads]` (Mamba-2).
     Scalar(M),
     /// By a vector along the keys; the logarithm, `[batch, height, width, heads * keys]` (GLA, HGRN2, RWKV-6).
     Keys(M),
@@ -241,12 +242,12 @@ pub enum Normaliser {
     /// `z` decays as the state does: it is the recurrence of values that are all one. With [`Gate::Values`] and
     /// [`Gate::Factored`] it has a column per channel, else one per head.
     Gated {
-        /// Added to the normaliser; MILA's is `1e-6`.
+        /// Added to the normaliser; MILA's is `1e-6`. Above 0 and finite as an f32 too.
         eps: f64,
     },
     /// `z` does not decay, as in eq. 4 of the MILA paper. It has one column per head.
     Ungated {
-        /// Added to the normaliser.
+        /// Added to the normaliser, as that of [`Normaliser::Gated`].
         eps: f64,
     },
 }

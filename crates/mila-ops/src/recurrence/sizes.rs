@@ -70,7 +70,7 @@ pub struct Resolved {
 ///
 /// # Errors
 /// [`Error::Shape`] for parts beyond their map or parameter, for sizes that do not fit one another or the heads, for a
-/// constant gate outside `(0, 1]`, for an eps that is not positive, and for combinations that have no meaning: the step
+/// constant gate outside `(0, 1]`, for an eps that is not positive and finite in f32, and for combinations that have no meaning: the step
 /// sizes of a gate that has none, or a non-causal recurrence with a gate, a carried state, a read before the write, or
 /// a state within.
 pub fn sizes<E: Executor>(
@@ -197,7 +197,12 @@ impl Recurrence<usize, usize, ()> {
             (Normaliser::Gated { eps }, Gate::Values(_) | Gate::Factored { .. }) => (eps, self.v / self.heads),
             (Normaliser::Gated { eps } | Normaliser::Ungated { eps }, _) => (eps, 1),
         };
-        if eps > 0.0 && eps.is_finite() { Ok(sums) } else { Err(Error::shape(OPERATOR, "an eps above 0", eps)) }
+        // Executors compute in f32, where a small one is zero and a large one infinite.
+        let narrow = eps as f32;
+        if narrow > 0.0 && narrow.is_finite() {
+            return Ok(sums);
+        }
+        Err(Error::shape(OPERATOR, "an eps above 0 and finite in f32", format_args!("{eps:e}")))
     }
 }
 

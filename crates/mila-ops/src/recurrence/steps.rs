@@ -97,21 +97,12 @@ impl Steps {
         self
     }
 
-    /// The step that visits each token.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if a token is not visited.
-    pub fn step_of_token(&self) -> Result<Vec<u32>> {
-        let mut steps = vec![Self::PAD; self.tokens];
+    /// The step that visits each token; none for a token that no step visits.
+    pub fn inverse(&self) -> Vec<Option<u32>> {
+        let mut steps = vec![None; self.tokens];
         for (step, &token) in self.index.iter().enumerate().filter(|&(_, &token)| token != Self::PAD) {
-            steps[token as usize] = step as u32;
+            steps[token as usize] = Some(step as u32);
         }
-        match steps.iter().position(|&step| step == Self::PAD) {
-            None => Ok(steps),
-            Some(token) => {
-                let found = format!("{} steps without token {token}", self.len());
-                Err(Error::shape("scan order", format_args!("all {} tokens", self.tokens), found))
-            }
-        }
+        steps
     }
 }

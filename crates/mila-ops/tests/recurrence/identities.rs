@@ -1,8 +1,8 @@
 //! What must hold for any numbers: identities of the recurrence and of the MILA paper.
 
-use mila_ops::recurrence::{Course, NonCausal, Normaliser, Path, StateAt};
-use mila_ops::reference::{Array, Table};
-use mila_ops::{Dims, ScanOrder};
+use mila_ops::recurrence::{Course, Delta, Gate, InputGate, NonCausal, Normaliser, Part, Path, StateAt};
+use mila_ops::reference::{Array, Reference, Table};
+use mila_ops::{Dims, Executor, Recurrence, RecurrenceOn, ScanOrder};
 use mila_parity::{GateKind, InputKind, Operands, ReadKind, RecurrenceCase, ShortcutKind, StartKind};
 
 use crate::{assert_near, run};
@@ -105,6 +105,52 @@ fn images_do_not_see_one_another() {
     }
 }
 
+/// The part of an operand that belongs to one head.
+fn of_head<'a, T>(part: &Part<'a, T>, head: usize, heads: usize) -> Part<'a, T> {
+    let Part::Range(whole, range) = part else { panic!("the operands of a case are parts") };
+    let width = range.len() / heads;
+    Part::Range(whole, range.start + head * width..range.start + (head + 1) * width)
+}
+
+#[test]
+fn heads_do_not_see_one_another() {
+    for case in RecurrenceCase::all().into_iter().filter(|case| case.heads > 1) {
+        let dims = Dims::new(2, 2, 3, 0);
+        let operands = case.operands(dims);
+        let (y, state) = run(&case, dims, &operands).unwrap();
+        let map = Array::new(dims.with_channels(case.channels()), operands.map);
+        let start = Array::new(case.state_dims(dims.batch), operands.start);
+        let parameters = Table::from(operands.parameters);
+        let r: RecurrenceOn<'_, Reference<f64>> = case.recurrence(&map, &parameters, &start);
+        for head in 0..case.heads {
+            // Of a state, in which heads stand one after another.
+            let share = |values: &[f64]| -> Vec<f64> {
+                let width = values.len() / (dims.batch * case.heads);
+                let images = values.chunks_exact(width * case.heads);
+                images.flat_map(|image| &image[head * width..][..width]).copied().collect()
+            };
+            let one = Array::new(Dims { height: 1, ..start.dims }, share(&start.values));
+            let alone = r.with_operands(
+                |map| Ok::<_, mila_ops::Error>(of_head(map, head, case.heads)),
+                |parameter| Ok(of_head(parameter, head, case.heads)),
+                |_| Ok(&one),
+            );
+            let alone = alone.unwrap();
+            let gate = match alone.gate {
+                Gate::Constant(gates) => Gate::Constant(vec![gates[head]]),
+                other => other,
+            };
+            let alone = Recurrence { heads: 1, gate, ..alone };
+            let (wanted, last) = Reference::eval().recurrence(&alone).unwrap();
+            let width = case.values;
+            let found = y.values.chunks_exact(case.heads * width).flat_map(|row| &row[head * width..][..width]);
+            let found: Vec<f64> = found.copied().collect();
+            assert_near(&format!("{case:?}, head {head}"), &found, &wanted.values, TOLERANCE);
+            assert_near(&format!("{case:?}, state of head {head}"), &share(&state.values), &last.values, TOLERANCE);
+        }
+    }
+}
+
 const NORMALISED: RecurrenceCase =
     RecurrenceCase { normaliser: Normaliser::Gated { eps: 1e-9 }, ..RecurrenceCase::PLAIN };
 
@@ -183,6 +229,44 @@ fn scaling_the_queries_scales_the_output_unless_it_is_normalised() {
         let (found, _) = run(&case, dims, &scaled).unwrap();
         let wanted: Vec<f64> = y.values.iter().map(|y| factor * y).collect();
         assert_near(&format!("{normaliser:?}"), &found.values, &wanted, 1e-9);
+    }
+}
+
+/// The normaliser sums up the keys as they are, so that it does not take the step size out again.
+#[test]
+fn a_constant_step_size_scales_the_output() {
+    const STEP: f64 = 2.5;
+    let dims = Dims::new(2, 2, 3, 0);
+    for case in RecurrenceCase::all() {
+        let plain = RecurrenceCase {
+            input: InputKind::None,
+            shortcut: ShortcutKind::None,
+            start: StartKind::Zeros,
+            state: StateAt::Last,
+            ..case
+        };
+        let operands = plain.operands(dims);
+        let (y, state) = run(&plain, dims, &operands).unwrap();
+        let map = Array::new(dims.with_channels(plain.channels()), operands.map);
+        let start = Array::new(plain.state_dims(dims.batch), operands.start);
+        let parameters = Table::from(operands.parameters);
+        let raw = |channels: usize| {
+            let dims = dims.with_channels(channels);
+            Array::new(dims, vec![STEP.exp_m1().ln(); dims.volume()])
+        };
+        let (channel, head) = (raw(case.heads * case.values), raw(case.heads));
+        let delta = |raw| Delta { raw: Part::All(raw), bias: None };
+        for input_gate in [InputGate::Channel(delta(&channel)), InputGate::Head(delta(&head))] {
+            let r: RecurrenceOn<'_, Reference<f64>> =
+                Recurrence { input_gate, ..plain.recurrence(&map, &parameters, &start) };
+            let (found, last) = Reference::eval().recurrence(&r).unwrap();
+            let wanted: Vec<f64> = y.values.iter().map(|y| STEP * y).collect();
+            assert_near(&format!("{plain:?}"), &found.values, &wanted, TOLERANCE);
+            let width = case.values + case.sums();
+            let scaled = |(i, x): (usize, &f64)| if i % width < case.values { STEP * x } else { *x };
+            let wanted: Vec<f64> = state.values.iter().enumerate().map(scaled).collect();
+            assert_near(&format!("{plain:?}, state"), &last.values, &wanted, TOLERANCE);
+        }
     }
 }
 

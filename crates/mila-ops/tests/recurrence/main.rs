@@ -1,6 +1,7 @@
 //! The gated linear recurrence: numbers, identities, gradients, and what it refuses.
 
 mod forms;
+mod gates;
 mod goldens;
 mod gradients;
 mod identities;

@@ -71,11 +71,28 @@ fn combinations_without_a_meaning() {
             "nothing that depends on an order, found a carried state",
         ),
         (Recurrence { state: StateAt::After(1), ..all() }, "nothing that depends on an order, found a state within"),
-        (Recurrence { normaliser: Normaliser::Gated { eps: 0.0 }, ..plain() }, "an eps above 0, found 0"),
-        (Recurrence { normaliser: Normaliser::Ungated { eps: f64::NAN }, ..plain() }, "an eps above 0, found NaN"),
     ] {
         let found = refused(&r);
         assert!(found.ends_with(wanted), "{found}");
+    }
+}
+
+/// In f32 as well, in which executors compute.
+#[test]
+fn an_eps_that_is_zero_or_infinite() {
+    let q = map(Dims::new(1, 2, 2, 2));
+    let plain = || -> R<'_> { Recurrence::causal((&q).into(), (&q).into(), (&q).into(), ScanOrder::ROWS) };
+    let eps = [0.0, -1e-6, f64::NAN, f64::INFINITY, 1e-50, 1e300];
+    let wanted = ["0e0", "-1e-6", "NaN", "inf", "1e-50", "1e300"];
+    for (eps, wanted) in eps.into_iter().zip(wanted) {
+        for normaliser in [Normaliser::Gated { eps }, Normaliser::Ungated { eps }] {
+            let found = refused(&Recurrence { normaliser, ..plain() });
+            assert_eq!(found, format!("recurrence: expected an eps above 0 and finite in f32, found {wanted}"));
+        }
+    }
+    for eps in [1e-40, 1e38] {
+        let r = Recurrence { normaliser: Normaliser::Gated { eps }, ..plain() };
+        assert!(Reference::eval().recurrence(&r).is_ok(), "{eps:e}");
     }
 }
 
