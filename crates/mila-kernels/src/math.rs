@@ -105,23 +105,23 @@ pub fn exp2_decay_each<A: Arithmetic, const N: usize>(mut x: [A::Register; N]) -
     const FIT: [f32; 5] = [9.671_513e-3, 5.550_733_7e-2, 2.402_224_2e-1, NEARLY_LN_2, 1.0];
     let round = A::splat(ROUND);
     let (mut rounded, mut p) = ([round; N], [A::splat(1.326_472_7e-3); N]);
-    for i in 0..N {
+    for x in &mut x {
         // In this order a NaN stays; the low bits of one that arithmetic makes are zero.
-        x[i] = A::max(A::splat(-126.0), x[i]);
+        *x = A::max(A::splat(-126.0), *x);
     }
-    for i in 0..N {
-        rounded[i] = A::add(x[i], round);
+    for (rounded, x) in rounded.iter_mut().zip(&x) {
+        *rounded = A::add(*x, round);
     }
-    for i in 0..N {
-        x[i] = A::sub(x[i], A::sub(rounded[i], round));
+    for (x, rounded) in x.iter_mut().zip(&rounded) {
+        *x = A::sub(*x, A::sub(*rounded, round));
     }
     for coefficient in FIT {
-        for i in 0..N {
-            p[i] = A::mul_add_each(p[i], x[i], A::splat(coefficient));
+        for (p, x) in p.iter_mut().zip(&x) {
+            *p = A::mul_add_each(*p, *x, A::splat(coefficient));
         }
     }
-    for i in 0..N {
-        p[i] = A::add_to_exponents(p[i], rounded[i]);
+    for (p, rounded) in p.iter_mut().zip(&rounded) {
+        *p = A::add_to_exponents(*p, *rounded);
     }
     p
 }

@@ -20,6 +20,6 @@ pub use data::Data;
 pub use error::{Error, Result};
 pub use observer::{Ended, Observer, Outcome, StepRecord};
 pub use records::EpochRecord;
-pub use run::Run;
+pub use run::{Run, check_outside};
 pub use run_directory::RunDirectory;
 pub use schedule::Schedule;

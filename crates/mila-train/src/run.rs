@@ -174,8 +174,11 @@ fn order(config: &Config, data: &Data) -> Order {
     }
 }
 
-/// A run within the data would be taken for a class of them.
-fn check_outside(out: &Path, data: &Path) -> Result<()> {
+/// Refuses a folder for results within the data, where it would be taken for a class of them.
+///
+/// # Errors
+/// `Config`, with both folders; `Io` where the current folder is gone.
+pub fn check_outside(out: &Path, data: &Path) -> Result<()> {
     let out = std::path::absolute(out).map_err(Error::io(out))?;
     // Data that are no folder contain nothing.
     let Ok(data) = data.canonicalize() else { return Ok(()) };

@@ -8,6 +8,7 @@ mod failure;
 mod interrupt;
 mod profile;
 mod roofs;
+mod sizes;
 mod terminal;
 mod times;
 

@@ -32,6 +32,9 @@ fn a_study_is_listed_by_its_variants() {
 fn cells_are_run_once_and_end_in_tables_and_a_picture() {
     let scene = Scene::new();
     scene.dataset("data", 12);
+    scene.fails(&study("data/out", &[]), 2, "outside the data");
+    assert!(!scene.path("data/out").exists());
+    scene.fails(&[&small("out")[..], &["--seeds", "1,0,1"]].concat(), 2, "twice");
     // One cell now, then the rest; a second seed later.
     let table = scene.ok(&study("out", &["--cells", "1"]));
     assert!(table.contains("| baseline | 1 |") && !table.contains("RoPE"), "{table}");

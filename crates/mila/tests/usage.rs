@@ -50,6 +50,9 @@ fn models_count_exactly() {
     assert_eq!(value["macs"], 4_131_401_728u64);
     assert_eq!(value["macs_with_norms"], 4_149_339_648u64);
     assert_eq!(value["macs_with_scan"], 4_131_401_728u64);
+    scene.fails(&["models", "vim-ti", "--size", "64x64"], 2, "vim-ti does not take it");
+    let all = scene.ok(&["models", "--size", "64x64"]);
+    assert!(all.contains("mila-t") && !all.contains("vim-ti"), "{all}");
     let table = scene.ok(&["models", "mila-b", "--size", "512x512"]);
     assert!(table.contains("95,983,960") && table.contains("84,182,808,576"), "{table}");
     let all: serde_json::Value = serde_json::from_str(&scene.ok(&["models", "--json"])).expect("JSON");

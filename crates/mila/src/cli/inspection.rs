@@ -46,7 +46,7 @@ pub(crate) enum MapName {
     InputGate,
     /// How much of the state a token leaves to the next: mean over tokens and state
     ForgetGate,
-    /// How much one token looks at each: linear attention, mean over heads
+    /// How much one token looks at each: linear attention, or what recurrences imply
     Attention,
     /// Lengths of the tokens behind the mixing: their mean and standard deviation
     TokenNorm,

@@ -71,6 +71,7 @@ pub(crate) fn run(args: Bench, machine: &Machine, terminal: &Terminal) -> Result
 
 /// The extents of the input, which has to be a possible one.
 fn sizes(args: &Bench, resolved: &Resolved) -> Result<Sizes, Failure> {
+    crate::sizes::check(resolved, args.size)?;
     let mut transform = resolved.transform.clone();
     transform.input_size = args.size.unwrap_or(transform.input_size);
     transform.check()?;

@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::cli::{Eval, Format, Machine, SplitName};
 use crate::csv;
 use crate::failure::Failure;
+use crate::sizes;
 use crate::terminal::Terminal;
 
 pub(crate) fn run(args: Eval, machine: &Machine, terminal: &Terminal) -> Result<(), Failure> {
@@ -19,6 +20,7 @@ pub(crate) fn run(args: Eval, machine: &Machine, terminal: &Terminal) -> Result<
     terminal.note(scored);
     let resolved = model::resolve(&request)?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
+    sizes::check(&resolved, args.size)?;
     let classifier = Classifier::new(&resolved, machine.cpu(args.precision, terminal), args.size)?;
     // An input size that no picture can have is the option's fault, not each picture's.
     classifier.transform().check()?;
@@ -83,6 +85,9 @@ fn open(args: &Eval, seed: u64) -> Result<(Samples, String), Failure> {
     match args.val_fraction {
         Some(fraction) => {
             let (_, held_out) = set.divide(fraction, seed)?;
+            if held_out.items.is_empty() {
+                return Err(Failure::usage(format!("--val-fraction {fraction}: no image is held out")));
+            }
             Ok(all(held_out, format!("what training with val_fraction = {fraction} and seed = {seed} holds out")))
         }
         None => {

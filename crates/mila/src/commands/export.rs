@@ -10,6 +10,7 @@ use mila::weights::write_whole;
 
 use crate::cli::{Export, TaskName};
 use crate::failure::Failure;
+use crate::sizes;
 use crate::terminal::Terminal;
 
 pub(crate) fn run(args: Export, terminal: &Terminal) -> Result<(), Failure> {
@@ -19,6 +20,7 @@ pub(crate) fn run(args: Export, terminal: &Terminal) -> Result<(), Failure> {
     }
     let resolved = model::resolve(&args.model.request(args.task == TaskName::Pyramid))?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
+    sizes::check(&resolved, args.size)?;
     let (height, width) = args.size.unwrap_or(resolved.transform.input_size);
     let extents = match args.dynamic {
         true => Extents::Dynamic,

@@ -17,6 +17,7 @@ use mila::weights::write_whole;
 
 use crate::cli::{Inspect, Machine, MapName};
 use crate::failure::Failure;
+use crate::sizes;
 use crate::terminal::Terminal;
 
 /// Characters of the image's name on a picture, at most.
@@ -108,6 +109,7 @@ impl Inspected {
         for note in &resolved.notes {
             terminal.note(format_args!("{}: {note}", request.model));
         }
+        sizes::check(&resolved, args.size)?;
         let mut cpu = Cpu::new(machine.isa);
         let model = resolved.preset.build(&mut cpu, &resolved.parameters, resolved.task)?;
         let mut transform = resolved.transform.clone();

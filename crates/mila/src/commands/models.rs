@@ -24,12 +24,16 @@ struct Counted {
     cost: Cost,
 }
 
+/// # Errors
+/// For a size that the model does not take.
 fn count(preset: &'static Preset, args: &Models) -> Result<Counted, Failure> {
     let classes = args.classes.map_or(preset.classes, |n| n as usize);
     let trace = Trace::of(preset, Task::Classify { classes })?;
     let (height, width) = args.size.unwrap_or((preset.preprocessing.size, preset.preprocessing.size));
     let sizes = Sizes { batch: 1, height, width };
-    trace.fits(sizes)?;
+    trace.fits(sizes).map_err(|error| {
+        Failure::usage(format_args!("--size {height}x{width}: {} does not take it: {error}", preset.name))
+    })?;
     let cost = trace.cost(sizes);
     Ok(Counted { preset, classes, sizes, trace, cost })
 }
@@ -53,7 +57,15 @@ fn summary(c: &Counted) -> serde_json::Value {
 }
 
 fn all(args: &Models, terminal: &Terminal) -> Result<(), Failure> {
-    let counted = Preset::all().map(|p| count(p, args)).collect::<Result<Vec<_>, _>>()?;
+    let mut counted = Vec::new();
+    for preset in Preset::all() {
+        match count(preset, args) {
+            Ok(of) => counted.push(of),
+            // No size suits all: some have absolute positions.
+            Err(left_out) if args.size.is_some() => terminal.note(left_out.message()),
+            Err(failure) => return Err(failure),
+        }
+    }
     if args.json {
         return terminal.result(serde_json::Value::Array(counted.iter().map(summary).collect()));
     }

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::cli::{Format, Machine, Predict};
 use crate::csv;
 use crate::failure::Failure;
+use crate::sizes;
 use crate::terminal::Terminal;
 
 const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
@@ -22,6 +23,7 @@ pub(crate) fn run(args: Predict, machine: &Machine, terminal: &Terminal) -> Resu
     let inputs = pictures.len() + broken.len();
     let resolved = model::resolve(&args.model.request(false))?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
+    sizes::check(&resolved, args.size)?;
     let classifier = Classifier::new(&resolved, machine.cpu(args.precision, terminal), args.size)?;
     // An input size that no picture can have is the option's fault, not each picture's.
     classifier.transform().check()?;

@@ -22,6 +22,13 @@ pub(crate) fn run(args: Run, machine: &Machine, terminal: &Terminal) -> Result<(
         let input = args.input.display();
         return Err(Failure::data(format!("{input}: expected [batch, 3, height, width], found {channels} channels")));
     }
+    if [batch, height, width].contains(&0) {
+        let input = args.input.display();
+        let found = format!("[{batch}, 3, {height}, {width}]");
+        return Err(Failure::data(format!(
+            "{input}: expected at least one image of at least one pixel, found {found}"
+        )));
+    }
     let most = Limits::default().max_pixels;
     if height.checked_mul(width).is_none_or(|pixels| pixels as u64 > most) {
         let input = args.input.display();

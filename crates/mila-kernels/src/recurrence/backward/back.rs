@@ -140,15 +140,15 @@ impl Back<'_> {
         }
         for (t, row) in (0..steps).zip(of.rows(key)) {
             let (u, o) = (A::load(&of.u[t]), A::load(&o[t]));
-            for j in 0..K {
+            for (j, state) in state.iter_mut().enumerate() {
                 let at = j * CHUNK + t;
                 let gate = G::at::<A>(of, t, row.float(row.even, key + j), &g[at]);
                 let k = row.float(row.k, key + j);
-                let before = state[j];
+                let before = *state;
                 let left = A::mul(gate, before);
-                state[j] = A::mul_add_each(A::splat(k), u, left);
+                *state = A::mul_add_each(A::splat(k), u, left);
                 let seen = match R::bonus(of, key + j) {
-                    None => state[j],
+                    None => *state,
                     Some(bonus) => A::mul_add_each(A::splat(bonus * k), u, before),
                 };
                 A::store(gate, &mut g[at]);

@@ -74,7 +74,7 @@ pub(crate) struct Record {
     /// Of the settings in `study.json`.
     pub(crate) settings: String,
     pub(crate) params: usize,
-    /// Multiply-accumulates of one image.
+    /// Multiply-accumulates of one image, recurrences included.
     pub(crate) macs: u64,
     /// Optimiser steps.
     pub(crate) steps: u64,
@@ -95,9 +95,9 @@ pub(crate) struct Record {
     pub(crate) mila: String,
     pub(crate) processor: String,
     pub(crate) isa: String,
-    /// Cells that were trained at a time; a timed inference was alone, on all threads.
+    /// Cells that were trained at a time; while an inference was timed, the others waited.
     pub(crate) jobs: usize,
-    /// Threads that trained this one.
+    /// Threads of this one, in training and in inference.
     pub(crate) threads: usize,
 }
 
@@ -246,12 +246,12 @@ fn line(record: &Record) -> String {
     }
 }
 
-/// Multiply-accumulates of one image.
+/// Multiply-accumulates of one image, recurrences included: a model that has one lacks the products that it stands for.
 fn macs(config: &Config, data: &Data) -> Result<u64, Failure> {
     let preset = Preset::find(&config.arch).map_err(Failure::usage)?;
     let (height, width) = config.transform()?.input_size;
     let trace = Trace::of(preset, Task::Classify { classes: data.classes.len() })?;
-    Ok(trace.cost(Sizes { batch: 1, height, width }).macs)
+    Ok(trace.cost(Sizes { batch: 1, height, width }).macs_with_scan)
 }
 
 /// Training images a second over all epochs.

@@ -16,7 +16,7 @@ use std::io::Write;
 use std::path::Path;
 
 use mila::inspect::bars;
-use mila::train::{Config, Data};
+use mila::train::{Config, Data, check_outside};
 use mila::weights::write_whole;
 
 use crate::cli::{Machine, Study as Args};
@@ -63,9 +63,14 @@ pub(crate) fn run(args: &Args, machine: &Machine, terminal: &Terminal) -> Result
     let study = study.ok_or_else(|| Failure::usage(format_args!("unknown study `{name}`; known are {}", known())))?;
     let variants = study.chosen(&args.variants)?;
     let seeds = if args.seeds.is_empty() { study.budget.seeds } else { &args.seeds };
+    if let Some(twice) = seeds.iter().enumerate().find(|(i, seed)| seeds[..*i].contains(seed)) {
+        return Err(Failure::usage(format_args!("--seeds: {} is there twice", twice.1)));
+    }
     let out = train::absolute(args.out.as_deref().ok_or_else(|| Failure::usage("no folder: give --out DIR"))?)?;
     let folder = args.data.as_deref().ok_or_else(|| Failure::usage("no data: give --data DIR"))?;
-    let data = Data::open(&Config { data: train::absolute(folder)?, ..Config::default() })?;
+    let config = Config { data: train::absolute(folder)?, ..Config::default() }.with(&args.set)?;
+    check_outside(&out, &config.data)?;
+    let data = Data::open(&config)?;
     let shared = Shared::of(study, args, &data)?;
     std::fs::create_dir_all(out.join("cells"))
         .map_err(|error| Failure::run(format_args!("{}: {error}", out.join("cells").display())))?;
@@ -88,7 +93,8 @@ pub(crate) fn run(args: &Args, machine: &Machine, terminal: &Terminal) -> Result
     }
     open.truncate(args.cells.unwrap_or(usize::MAX));
     if !open.is_empty() {
-        let jobs = args.jobs.map_or(machine.threads, |jobs| jobs as usize).clamp(1, open.len());
+        // Not fewer for the last cells: all are timed on the same number of threads.
+        let jobs = args.jobs.map_or(machine.threads, |jobs| jobs as usize).max(1);
         terminal.note(format_args!("{} cells to run, {jobs} at a time", open.len()));
         let place = Place { out: &out, shared: &shared, data: &data };
         let ended =
@@ -103,7 +109,10 @@ pub(crate) fn run(args: &Args, machine: &Machine, terminal: &Terminal) -> Result
     let table = write(study, &out, &shared)?;
     terminal.result(table.markdown().trim_end())?;
     terminal.note(format_args!("table and picture in {}", out.display()));
-    Ok(())
+    match table.skipped() {
+        0 => Ok(()),
+        skipped => Err(Failure::data(format_args!("{skipped} pictures could not be read"))),
+    }
 }
 
 /// The lock of the folder, which two processes must not work in at once; it is gone with the process.

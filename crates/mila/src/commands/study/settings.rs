@@ -60,7 +60,7 @@ impl Shared {
         let passes = args.passes.map_or(budget.passes, |passes| passes as usize);
         let images = data.train.len();
         // Whole passes over the data where they come out even, else equal parts of them.
-        let epochs = ((passes as f64 / images.max(1) as f64).round() as usize).max(1);
+        let epochs = passes.div_ceil(images.max(1)).max(1);
         let share = passes / epochs;
         let config = Config {
             arch: study.variants[0].arch.into(),

@@ -43,8 +43,9 @@ impl Mean {
 struct Row {
     variant: &'static Variant,
     records: Vec<Record>,
-    train_rate: Option<Mean>,
-    inference_rate: Option<Mean>,
+    /// Images a second, the median of the seeds: other work disturbs a rate more than a seed does.
+    train_rate: Option<f64>,
+    inference_rate: Option<f64>,
     /// In percent.
     top1: Option<Mean>,
     /// To the baseline's mean: points of top-1 and their standard error.
@@ -66,13 +67,13 @@ impl Table {
         let published = |variant: &Variant| Preset::find(variant.published).ok().and_then(|preset| preset.published);
         let row = |variant: &'static Variant| {
             let records: Vec<Record> = records.iter().filter(|r| r.variant == variant.name).cloned().collect();
-            let over = |f: &dyn Fn(&Record) -> Option<f64>| Mean::of(&records.iter().filter_map(f).collect::<Vec<_>>());
+            let over = |f: &dyn Fn(&Record) -> Option<f64>| records.iter().filter_map(f).collect::<Vec<_>>();
             let whole = |record: &Record| record.diverged.is_none();
             Row {
                 variant,
-                train_rate: over(&|r| whole(r).then_some(r.train_images_per_s)),
-                inference_rate: over(&|r| whole(r).then_some(r.inference_images_per_s)),
-                top1: over(&|r| r.top1.map(|top1| 100.0 * top1)),
+                train_rate: median(over(&|r| whole(r).then_some(r.train_images_per_s))),
+                inference_rate: median(over(&|r| whole(r).then_some(r.inference_images_per_s))),
+                top1: Mean::of(&over(&|r| r.top1.map(|top1| 100.0 * top1))),
                 difference: None,
                 published: published(variant),
                 published_difference: None,
@@ -90,6 +91,30 @@ impl Table {
         Self { study, rows }
     }
 
+    /// Pictures that the cells could not read.
+    pub(crate) fn skipped(&self) -> usize {
+        self.records().map(|record| record.skipped).sum()
+    }
+
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.rows.iter().flat_map(|row| &row.records)
+    }
+
+    /// Where the rates are from, with everything by which the cells differ.
+    fn machines(&self) -> String {
+        let machine = |r: &Record| {
+            let others = match r.jobs {
+                1 => String::new(),
+                jobs => format!("; in training {jobs} at a time, in inference while the others wait"),
+            };
+            format!("{}, {}, {} threads a cell{others}", r.processor, r.isa, r.threads)
+        };
+        let mut machines: Vec<String> = self.records().map(machine).collect();
+        machines.sort();
+        machines.dedup();
+        machines.join(" | ")
+    }
+
     /// For people.
     pub(crate) fn markdown(&self) -> String {
         let mut text = String::from(
@@ -98,7 +123,7 @@ impl Table {
         );
         for row in &self.rows {
             let [params, macs] = [row.params() as f64, row.macs() as f64].map(|n| format!("{:.3} M", n / 1e6));
-            let rate = |mean: Option<Mean>| mean.map_or("-".into(), |mean| format!("{:.0}", mean.value));
+            let rate = |median: Option<f64>| median.map_or("-".into(), |rate| format!("{rate:.0}"));
             let top1 = row.top1.map_or("-".into(), |mean| with(format!("{:.2}", mean.value), mean.deviation));
             let difference = row.difference.map_or("-".into(), |(value, error)| with(format!("{value:+.2}"), error));
             let printed = row.published.map_or(["-".into(), "-".into(), "-".into(), "-".into()], |p| {
@@ -116,9 +141,11 @@ impl Table {
             );
         }
         text + &format!(
-            "\nTop-1: mean of the seeds, ± their standard deviation. Difference: to the {}, in points, ± its standard error.\n\
-             Paper: {}.\n",
-            self.study.variants[0].label, self.study.source
+            "\nTop-1: mean of the seeds, ± their standard deviation. Difference: to the {}, in points, ± its standard error. \
+             Images a second: median of the seeds. MACs: with recurrences.\nMeasured on: {}.\nPaper: {}.\n",
+            self.study.variants[0].label,
+            self.machines(),
+            self.study.source
         )
     }
 
@@ -138,8 +165,8 @@ impl Table {
                 row.diverged().to_string(),
                 row.params().to_string(),
                 row.macs().to_string(),
-                number(row.train_rate.map(|mean| mean.value)),
-                number(row.inference_rate.map(|mean| mean.value)),
+                number(row.train_rate),
+                number(row.inference_rate),
                 number(row.top1.map(|mean| mean.value)),
                 number(row.top1.and_then(|mean| mean.deviation)),
                 number(row.difference.map(|difference| difference.0)),
@@ -168,8 +195,8 @@ impl Table {
                 "diverged": row.diverged(),
                 "params": row.params(),
                 "macs": row.macs(),
-                "train_images_per_s": row.train_rate.map(mean),
-                "inference_images_per_s": row.inference_rate.map(mean),
+                "train_images_per_s": row.train_rate,
+                "inference_images_per_s": row.inference_rate,
                 "top1": row.top1.map(mean),
                 "difference": row.difference.map(|(value, error)| json!({ "value": value, "standard_error": error })),
                 "published": row.published.map(|p| json!({
@@ -191,6 +218,16 @@ impl Table {
         serde_json::to_vec_pretty(&table).map_err(Failure::run)
     }
 
+    /// What the bars are means of.
+    fn seeds(&self) -> String {
+        let counts = || self.rows.iter().map(|row| row.records.len() - row.diverged());
+        match (counts().min().unwrap_or(0), counts().max().unwrap_or(0)) {
+            (_, 0 | 1) => "here, one seed".into(),
+            (least, most) if least == most => format!("here, {most} seeds, ± standard error"),
+            (least, most) => format!("here, {least} to {most} seeds, ± standard error"),
+        }
+    }
+
     /// Differences to the baseline beside the published ones.
     pub(crate) fn chart(&self) -> Chart {
         let baseline = &self.study.variants[0];
@@ -202,10 +239,18 @@ impl Table {
         };
         Chart {
             title: format!("top-1, difference to the {} in points", baseline.label),
-            names: ["here, with its standard error".into(), "paper (ImageNet-1K)".into()],
+            names: [self.seeds(), "paper (ImageNet-1K)".into()],
             bars: self.rows.iter().filter(|row| row.variant.name != baseline.name).map(bar).collect(),
         }
     }
+}
+
+/// The middle value, or the mean of the two in the middle.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let upper = *values.get(middle)?;
+    Some(if values.len().is_multiple_of(2) { (values[middle - 1] + upper) / 2.0 } else { upper })
 }
 
 /// Rounded to what is printed: differences of printed numbers have no more digits.
@@ -256,5 +301,14 @@ mod tests {
         let one = Mean::of(&[4.0]).expect("a value");
         assert_eq!(one.minus(a), (2.0, None));
         assert_eq!(Mean::of(&[]), None);
+    }
+
+    #[test]
+    fn medians_are_in_the_middle() {
+        for (values, middle) in
+            [(vec![], None), (vec![3.0], Some(3.0)), (vec![4.0, 1.0], Some(2.5)), (vec![9.0, 1.0, 2.0], Some(2.0))]
+        {
+            assert_eq!(median(values), middle);
+        }
     }
 }
