@@ -125,14 +125,22 @@ impl Graph {
     }
 
     /// The place of a tensor in the manifest, which lists one that several layers ask for once.
-    fn declare(&mut self, wanted: Wanted) -> TensorId {
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if it was asked for in another shape before.
+    fn declare(&mut self, wanted: Wanted) -> Result<TensorId> {
         if let Some(&known) = self.names.get(&wanted.name) {
-            return known;
+            let shape = &self.manifest[known.0].shape;
+            if *shape != wanted.shape {
+                let problem = format!("asked for as {shape:?} and as {:?}", wanted.shape);
+                return Err(Error::parameter(&wanted.name, problem));
+            }
+            return Ok(known);
         }
         let id = TensorId(self.manifest.len());
         self.names.insert(wanted.name.clone(), id);
         self.manifest.push(wanted);
-        id
+        Ok(id)
     }
 
     pub(crate) fn record(
@@ -193,8 +201,8 @@ impl Executor for Graph {
             name: layer(&wanted.weight.name),
             inputs: wanted.inputs(),
             outputs: wanted.outputs(),
-            weight: TensorPart { values: wanted.values(), tensor: self.declare(wanted.weight) },
-            bias: wanted.bias.map(|b| self.declare(b)),
+            weight: TensorPart { values: wanted.values(), tensor: self.declare(wanted.weight)? },
+            bias: wanted.bias.map(|b| self.declare(b)).transpose()?,
         })
     }
 
@@ -206,8 +214,8 @@ impl Executor for Graph {
             outputs,
             window: wanted.window,
             groups: wanted.groups,
-            weight: self.declare(wanted.weight),
-            bias: wanted.bias.map(|b| self.declare(b)),
+            weight: self.declare(wanted.weight)?,
+            bias: wanted.bias.map(|b| self.declare(b)).transpose()?,
             norm: wanted.norm.map(|n| self.prepare_batch_norm(n, source)).transpose()?,
         })
     }
@@ -217,9 +225,9 @@ impl Executor for Graph {
             name: layer(&wanted.weight.name),
             channels: wanted.weight.volume(),
             eps: wanted.eps,
-            weight: self.declare(wanted.weight),
+            weight: self.declare(wanted.weight)?,
             bias: match wanted.form {
-                NormForm::Layer { bias } => Some(self.declare(bias)),
+                NormForm::Layer { bias } => Some(self.declare(bias)?),
                 NormForm::RootMeanSquare => None,
             },
         })
@@ -230,13 +238,18 @@ impl Executor for Graph {
             name: wanted.name,
             channels: wanted.weight.volume(),
             eps: wanted.eps,
-            tensors: [wanted.weight, wanted.bias, wanted.running_mean, wanted.running_var].map(|w| self.declare(w)),
+            tensors: [
+                self.declare(wanted.weight)?,
+                self.declare(wanted.bias)?,
+                self.declare(wanted.running_mean)?,
+                self.declare(wanted.running_var)?,
+            ],
         })
     }
 
     fn prepare_parameter(&mut self, wanted: Wanted, _: &dyn Source) -> Result<Parameter> {
         let (name, volume) = (wanted.name.clone(), wanted.volume());
-        Ok(Parameter { name, tensor: self.declare(wanted), volume })
+        Ok(Parameter { name, tensor: self.declare(wanted)?, volume })
     }
 
     fn linear(&self, x: &Shaped, p: &Linear, then: Activation) -> Result<Shaped> {
@@ -385,5 +398,28 @@ impl Executor for Graph {
         let [batch, height, width] = &x.extents;
         let extents = [batch.clone(), padded(height), padded(width)];
         Ok(self.record("", Operator::PadToMultiple(multiple), &[&x], extents, x.channels, 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mila_ops::{Builder, Init};
+
+    use super::*;
+
+    #[test]
+    fn one_name_has_one_shape() {
+        let mut graph = Graph::default();
+        let source = graph.source();
+        let mut builder = Builder::new(&mut graph, &source);
+        let mut asked = |shape: &[usize]| builder.parameter("shared", shape, Init::Zeros).map(|p| p.tensor);
+        assert_eq!(asked(&[4, 6]).expect("a tensor"), asked(&[4, 6]).expect("the same tensor"));
+        let refused = asked(&[6, 4]).expect_err("another shape");
+        assert!(matches!(refused, Error::Parameter { .. }), "{refused:?}");
+        assert_eq!(refused.to_string(), "parameter `shared`: asked for as [4, 6] and as [6, 4]");
+        // A layer's tensors are asked for in the same way.
+        assert!(builder.linear_without_bias("layer", 4, 6).is_ok());
+        assert!(matches!(builder.linear_without_bias("layer", 6, 4), Err(Error::Parameter { .. })));
+        assert_eq!(graph.finish().1.len(), 2);
     }
 }

@@ -2,15 +2,17 @@
 
 #[path = "onnx/reader.rs"]
 mod reader;
+#[path = "onnx/recurrence.rs"]
+mod recurrence;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use mila_graph::onnx::{Error, Extents};
 use mila_graph::{Operator, Sizes, Trace};
 use mila_models::{Preset, Task};
 use mila_ops::{Kind, Seeded, Source, Values, Wanted};
 use mila_parity::Formula;
-use reader::{Dim, Model};
+use reader::{Dim, Graph, Model};
 
 const TASKS: [Task; 2] = [Task::Classify { classes: 7 }, Task::Pyramid];
 const ODD: Extents = Extents::Fixed(Sizes { batch: 2, height: 33, width: 46 });
@@ -67,68 +69,116 @@ fn is_of_one_grid(trace: &Trace) -> bool {
     trace.nodes().iter().any(|node| is_fixed(&node.operator))
 }
 
-/// mila-s and mila-b have the nodes of mila-t more often.
+/// One model of each kind of node; larger ones of a family have the same nodes more often.
 #[test]
 fn files_are_whole() {
-    let ablation = ["block-all", "input-gate", "rope", "single-head"].map(|variant| format!("ablation-{variant}-32"));
-    let names = ["mila-nano", "mila-t", "convnext-t", "mambaout-t", "swin-t"]
+    let variants = ["block-all", "input-gate", "rope", "single-head", "forget-gate"];
+    let ablation = variants.map(|variant| format!("ablation-{variant}-32"));
+    let names = ["mila-nano", "mila-t", "convnext-t", "mambaout-t", "swin-t", "vmamba-t", "vmamba-v0-t"]
         .into_iter()
         .chain(ablation.iter().map(String::as_str));
     for name in names {
         for task in TASKS {
-            let trace = trace(name, task);
             for extents in [ODD, Extents::Dynamic] {
-                let model = Model::read(&written(&trace, extents, &Zeros));
-                let place = format!("{name} {task:?} {extents:?}");
-                is_a_graph_in_order(&place, &model);
-                values_fill_their_shapes(&place, &trace, &model);
-                inputs_and_outputs_are_the_contract(&place, task, extents, &trace, &model);
+                is_whole(name, task, extents);
             }
         }
     }
+    // These have positions of one grid, and no pyramid.
+    for name in ["vim-ti", "mamba-nd-s"] {
+        is_whole(name, TASKS[0], Extents::Fixed(Sizes { batch: 2, ..Sizes::square(224) }));
+    }
 }
 
-fn is_a_graph_in_order(place: &str, model: &Model) {
+fn is_whole(name: &str, task: Task, extents: Extents) {
+    let trace = trace(name, task);
+    let model = Model::read(&written(&trace, extents, &Zeros));
+    let place = format!("{name} {task:?} {extents:?}");
+    is_a_model_in_order(&place, &model);
+    values_fill_their_shapes(&place, &trace, &model);
+    inputs_and_outputs_are_the_contract(&place, task, extents, &trace, &model);
+    let recurrences = trace.nodes().iter().filter(|node| matches!(node.operator, Operator::Recurrence(_))).count();
+    let bodies = model.graph.nodes.iter().filter(|node| node.operator == "Scan" && node.bodies.len() == 1).count();
+    assert_eq!(bodies, recurrences, "{place}: scans of as many recurrences");
+}
+
+fn is_a_model_in_order(place: &str, model: &Model) {
     assert_eq!((model.ir_version, model.opset), (8, 17), "{place}");
     assert_eq!(model.producer, ["mila", env!("CARGO_PKG_VERSION")], "{place}");
-    let mut known: HashSet<&str> = HashSet::new();
-    for name in model.initialisers.iter().map(|t| &t.name).chain(model.inputs.iter().map(|info| &info.name)) {
+    is_a_graph_in_order(place, &model.graph, &HashSet::new(), &mut HashSet::new());
+}
+
+/// Checks a graph, which may use what is `around` it, and returns what of that it uses.
+fn is_a_graph_in_order<'m>(
+    place: &str,
+    graph: &'m Graph,
+    around: &HashSet<&'m str>,
+    nodes: &mut HashSet<&'m str>,
+) -> HashSet<&'m str> {
+    let mut known = around.clone();
+    for name in graph.initialisers.iter().map(|t| &t.name).chain(graph.inputs.iter().map(|info| &info.name)) {
         assert!(known.insert(name), "{place}: {name} twice");
     }
-    let mut nodes = HashSet::new();
     let mut used = HashSet::new();
-    for node in &model.nodes {
+    for node in &graph.nodes {
         assert!(nodes.insert(&node.name), "{place}: two nodes {}", node.name);
         for input in &node.inputs {
             assert!(known.contains(input.as_str()), "{place}: {} uses {input} before it is there", node.name);
             used.insert(input.as_str());
         }
+        for body in &node.bodies {
+            assert!(body.initialisers.is_empty(), "{place}: {} has values of its own", node.name);
+            used.extend(is_a_graph_in_order(place, body, &known, nodes));
+        }
         for output in &node.outputs {
             assert!(known.insert(output), "{place}: {output} twice");
         }
+        // It returns its last state, whether something uses it or not.
+        if node.operator == "Scan" {
+            used.insert(node.outputs[0].as_str());
+        }
     }
-    used.extend(model.outputs.iter().map(|info| info.name.as_str()));
-    let unused: Vec<&&str> = known.difference(&used).collect();
+    for output in &graph.outputs {
+        assert!(known.contains(output.name.as_str()), "{place}: nothing gives {}", output.name);
+        used.insert(output.name.as_str());
+    }
+    let unused: Vec<&&str> = known.iter().filter(|name| !around.contains(**name) && !used.contains(**name)).collect();
     assert!(unused.is_empty(), "{place}: nothing uses {unused:?}");
-    let told: HashSet<&str> = model.values.iter().chain(&model.outputs).map(|info| &*info.name).collect();
-    let outputs = model.nodes.iter().flat_map(|node| &node.outputs);
+    let told: HashSet<&str> = graph.values.iter().chain(&graph.outputs).map(|info| &*info.name).collect();
+    let outputs = graph.nodes.iter().flat_map(|node| &node.outputs);
     assert!(outputs.clone().all(|name| told.contains(name.as_str())), "{place}: a value without extents");
+    used.retain(|name| around.contains(name));
+    used
 }
 
 fn values_fill_their_shapes(place: &str, trace: &Trace, model: &Model) {
-    for tensor in &model.initialisers {
+    for tensor in &model.graph.initialisers {
         let volume: i64 = tensor.dims.iter().product();
         let width = if tensor.element == 7 { 8 } else { 4 };
         assert_eq!(tensor.bytes.len() as i64, volume * width, "{place}: {}", tensor.name);
     }
-    // Every parameter is in the file under its own name, but for norms that are folded.
-    let names: HashSet<&str> = model.initialisers.iter().map(|t| &*t.name).collect();
+    // Every parameter is in the file once, under its own name or by its rows, `name[first:end]`, but for norms that are folded.
+    let names: HashSet<&str> = model.graph.initialisers.iter().map(|t| &*t.name).collect();
+    let mut rows: HashMap<&str, i64> = HashMap::new();
+    for tensor in &model.graph.initialisers {
+        if let Some((name, _)) = tensor.name.split_once('[') {
+            *rows.entry(name).or_default() += tensor.dims.iter().product::<i64>();
+        }
+    }
     let is_folded = |wanted: &Wanted| {
         let batch_norm = |w: &&Wanted| w.kind == Kind::Buffer && layer(&w.name) == layer(&wanted.name);
         trace.manifest().iter().any(|w| batch_norm(&w))
     };
     for wanted in trace.manifest() {
-        assert_eq!(names.contains(&*wanted.name), !is_folded(wanted), "{place}: {}", wanted.name);
+        let in_rows = rows.get(&*wanted.name).is_some_and(|&volume| volume == wanted.volume() as i64);
+        let found = [names.contains(&*wanted.name), in_rows];
+        assert_eq!(
+            found.iter().filter(|&&is_there| is_there).count(),
+            usize::from(!is_folded(wanted)),
+            "{place}: {}",
+            wanted.name
+        );
+        assert!(!names.contains(&*format!("{}_2", wanted.name)), "{place}: {} twice", wanted.name);
     }
 }
 
@@ -138,18 +188,21 @@ fn layer(tensor: &str) -> &str {
 
 fn inputs_and_outputs_are_the_contract(place: &str, task: Task, extents: Extents, trace: &Trace, model: &Model) {
     let dims = |info: &reader::Info| info.dims.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let image = if extents == Extents::Dynamic { "batch, 3, height, width" } else { "2, 3, 33, 46" };
-    assert_eq!(model.inputs.len(), 1, "{place}");
-    assert_eq!((&*model.inputs[0].name, dims(&model.inputs[0]).as_str()), ("image", image), "{place}");
-    let names: Vec<&str> = model.outputs.iter().map(|info| &*info.name).collect();
+    let image = match extents {
+        Extents::Dynamic => "batch, 3, height, width".to_owned(),
+        Extents::Fixed(Sizes { batch, height, width }) => format!("{batch}, 3, {height}, {width}"),
+    };
+    assert_eq!(model.graph.inputs.len(), 1, "{place}");
+    assert_eq!((&*model.graph.inputs[0].name, dims(&model.graph.inputs[0])), ("image", image), "{place}");
+    let names: Vec<&str> = model.graph.outputs.iter().map(|info| &*info.name).collect();
     if let Task::Classify { classes } = task {
         assert_eq!(names, ["logits"], "{place}");
-        assert_eq!(model.outputs[0].dims.last(), Some(&Dim::Number(classes as i64)), "{place}");
+        assert_eq!(model.graph.outputs[0].dims.last(), Some(&Dim::Number(classes as i64)), "{place}");
         return;
     }
     let wanted: Vec<String> = (0..trace.outputs().len()).map(|level| format!("level{level}")).collect();
     assert_eq!(names, wanted, "{place}");
-    for (info, id) in model.outputs.iter().zip(trace.outputs()) {
+    for (info, id) in model.graph.outputs.iter().zip(trace.outputs()) {
         let node = &trace.nodes()[id.0];
         let sizes = Sizes { batch: 2, height: 33, width: 46 };
         let [batch, height, width] = [0, 1, 2].map(|axis| node.extents[axis].at(sizes));
@@ -188,7 +241,7 @@ fn derived_values() {
         (wanted.shape.clone(), Formula.fetch(wanted).expect("values").into_f32().into_owned())
     };
     let found = |name: &str| {
-        let tensor = model.initialisers.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("no {name}"));
+        let tensor = model.graph.initialisers.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("no {name}"));
         let value = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
         (tensor.dims.clone(), tensor.bytes.chunks_exact(4).map(value).collect::<Vec<f32>>(), tensor.note.clone())
     };

@@ -6,8 +6,8 @@ use mila_ops::{LinearAttention, Normalisation, Positions, Result, rope2d, shape}
 /// Added to the mean normaliser, as [`mila_ops::Executor::linear_attention`] says.
 const EPS: f64 = 1e-6;
 
-/// How much the token at `place` (row and column as shares of the extents) looks at every token of the first image of `qk`, the
-/// mean over heads. With the token `i` at `place`, `N` tokens and the rotation `R` or the identity,
+/// How much the token `looking` looks at every token of the first image of `qk`, the mean over heads. With that token `i`, `N`
+/// tokens and the rotation `R` or the identity,
 ///
 /// ```text
 /// w_j = R q_i · R k_j / (Σ_j q_i · k_j + N eps),  or / N without normalisation
@@ -17,7 +17,7 @@ const EPS: f64 = 1e-6;
 ///
 /// # Errors
 /// Those of [`shape::attention`].
-pub(crate) fn weights(qk: &Array<f32>, form: LinearAttention, place: [f64; 2]) -> Result<Vec<f64>> {
+pub(crate) fn weights(qk: &Array<f32>, form: LinearAttention, looking: usize) -> Result<Vec<f64>> {
     let (tokens, width) = (qk.dims.tokens(), qk.dims.channels);
     // The values may have any width that the heads divide.
     shape::attention(width, form.heads, form)?;
@@ -29,8 +29,6 @@ pub(crate) fn weights(qk: &Array<f32>, form: LinearAttention, place: [f64; 2]) -
         Positions::Absent => x.to_vec(),
         Positions::Rotary => turned(x, &turns[n * keys..]),
     };
-    let at = |share: f64, extent: usize| ((share * extent as f64) as usize).min(extent.saturating_sub(1));
-    let looking = at(place[0], qk.dims.height) * qk.dims.width + at(place[1], qk.dims.width);
     let q = row(looking)[..keys].to_vec();
     let placed_q = placed(&q, looking);
 
@@ -103,8 +101,8 @@ mod tests {
             let v = Array::new(dims, (0..dims.volume()).map(|i| column(i / 8)).collect());
             let y = Reference::<f64>::eval().linear_attention(&qk, &v, form).unwrap();
             let as_f32 = Array::new(qk.dims, qk.values.iter().map(|&x| x as f32).collect());
-            for (place, token) in [([0.0, 0.0], 0), ([0.5, 0.5], 6), ([1.0, 1.0], 11)] {
-                let found = weights(&as_f32, form, place).unwrap();
+            for token in [0, 6, 11] {
+                let found = weights(&as_f32, form, token).unwrap();
                 let found: f64 = found.iter().enumerate().map(|(n, w)| w * column(n)).sum();
                 let wanted = y.values[token * 8..][..8].iter().sum::<f64>() / 8.0;
                 // Queries and keys were rounded to f32.
@@ -117,7 +115,7 @@ mod tests {
     fn normalised_weights_add_up_to_one() {
         let qk = wave(Dims::new(1, 3, 4, 16), 0.9);
         let qk = Array::new(qk.dims, qk.values.iter().map(|&x| x as f32).collect());
-        let sum: f64 = weights(&qk, LinearAttention::plain(4), [0.2, 0.9]).unwrap().iter().sum();
+        let sum: f64 = weights(&qk, LinearAttention::plain(4), 3).unwrap().iter().sum();
         assert!((sum - 1.0).abs() < 1e-5, "{sum}");
     }
 }

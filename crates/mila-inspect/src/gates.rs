@@ -6,14 +6,22 @@ use mila_ops::{Dims, Numeric, RecurrenceOn, Result};
 use rayon::prelude::*;
 
 /// A part of a map, read out.
-type MapPart<'a, E> = Part<'a, <E as mila_ops::Executor>::Map>;
+pub(crate) type MapPart<'a, E> = Part<'a, <E as mila_ops::Executor>::Map>;
 /// A part of a parameter.
-type ParameterPart<'a, E> = Part<'a, <E as mila_ops::Executor>::Parameter>;
+pub(crate) type ParameterPart<'a, E> = Part<'a, <E as mila_ops::Executor>::Parameter>;
 
 /// A number for every token of a map of `dims`.
 pub(crate) struct PerToken {
     pub(crate) dims: Dims,
     pub(crate) values: Vec<f64>,
+}
+
+impl PerToken {
+    /// The sum with another of the same map.
+    pub(crate) fn plus(mut self, other: Self) -> Self {
+        self.values.iter_mut().zip(other.values).for_each(|(sum, next)| *sum += next);
+        self
+    }
 }
 
 /// The mean over the channels of every token.
@@ -78,7 +86,7 @@ fn steps<E: Numeric>(e: &E, delta: &Delta<MapPart<'_, E>, ParameterPart<'_, E>>)
 }
 
 /// The channels of a part, copied out.
-fn read<E: Numeric>(e: &E, part: &MapPart<'_, E>) -> Result<Array<f32>> {
+pub(crate) fn read<E: Numeric>(e: &E, part: &MapPart<'_, E>) -> Result<Array<f32>> {
     let map = e.read(part.whole())?;
     let range = part.range(map.dims.channels);
     if range == (0..map.dims.channels) {
@@ -90,7 +98,7 @@ fn read<E: Numeric>(e: &E, part: &MapPart<'_, E>) -> Result<Array<f32>> {
 }
 
 /// The values of a part.
-fn parameter<E: Numeric>(e: &E, part: &ParameterPart<'_, E>) -> Result<Vec<f32>> {
+pub(crate) fn parameter<E: Numeric>(e: &E, part: &ParameterPart<'_, E>) -> Result<Vec<f32>> {
     let values = e.read_parameter(part.whole())?;
     Ok(values[part.range(values.len())].to_vec())
 }

@@ -27,8 +27,10 @@ pub struct Panel<'a> {
 const MARGIN: u32 = 24;
 /// Pixels along the longer side of a tile.
 const TILE: u32 = 216;
-/// Pixels between tiles.
+/// Pixels between rows of tiles.
 const GAP: u32 = 24;
+/// Pixels between the tiles of a row; a range of two negative numbers below a tile needs some of them.
+const ACROSS: u32 = 40;
 /// Pixels of the two lines below a tile, and of the space above them.
 const CAPTION: u32 = 2 * LINE + 6;
 /// The strip that shows the colours.
@@ -46,7 +48,7 @@ const LAYER: usize = 18;
 pub fn draw(heading: &Heading<'_>, panels: &[Panel<'_>]) -> Drawing {
     let columns = panels.iter().map(|panel| columns(panel.maps.len() + 1)).max().unwrap_or(1);
     let key = text_width(LEAST, SCALE) + 12 + STRIP.0 + 12 + text_width(MOST, SCALE);
-    let width = heading.width().max(key).max(columns * (TILE + GAP) - GAP) + 2 * MARGIN;
+    let width = heading.width().max(key).max(columns * (TILE + ACROSS) - ACROSS) + 2 * MARGIN;
     let head = heading.height() + STRIP.1 + 14;
     let named = panels.len() > 1;
     let heights: Vec<u32> = panels.iter().map(|panel| panel_height(panel, columns, named)).collect();
@@ -100,7 +102,7 @@ fn panel_height(panel: &Panel<'_>, columns: u32, named: bool) -> u32 {
 fn draw_panel(drawing: &mut Drawing, panel: &Panel<'_>, columns: u32, top: u32) {
     let (height, width) = tile(panel.picture);
     let corner =
-        |index: u32| (MARGIN + index % columns * (TILE + GAP), top + index / columns * (height + CAPTION + GAP));
+        |index: u32| (MARGIN + index % columns * (TILE + ACROSS), top + index / columns * (height + CAPTION + GAP));
     let caption = |drawing: &mut Drawing, (x, y): (u32, u32), lines: [String; 2]| {
         for (line, text) in (0..).zip(lines) {
             drawing.text((x, y + height + 6 + line * LINE), Anchor::Start, text);
@@ -172,7 +174,7 @@ mod tests {
             .collect();
         let [(image, seen), (first, heat), (second, even)] = tiles[..] else { panic!("{} tiles", tiles.len()) };
         assert_eq!((image.2, image.3, first.1, second.1), (TILE, TILE / 2, image.1, image.1));
-        assert_eq!((image.0, first.0, second.0), (MARGIN, MARGIN + TILE + GAP, MARGIN + 2 * (TILE + GAP)));
+        assert_eq!((image.0, first.0, second.0), (MARGIN, MARGIN + TILE + ACROSS, MARGIN + 2 * (TILE + ACROSS)));
         assert_eq!((seen.dimensions(), seen.get_pixel(3, 1)), ((4, 2), &Rgb([7; 3])));
         assert_eq!((heat.get_pixel(0, 0), heat.get_pixel(1, 0)), (&colour(0.0), &colour(1.0)));
         assert_eq!(even.get_pixel(0, 0), &colour(0.5));
@@ -199,7 +201,7 @@ mod tests {
             });
             let (width, height) = drawing.size();
             assert!(right.clone().all(|(x, y)| x + MARGIN <= width && y + MARGIN <= height + LINE), "{layers} layers");
-            assert!(width >= columns * (TILE + GAP) - GAP + 2 * MARGIN);
+            assert!(width >= columns * (TILE + ACROSS) - ACROSS + 2 * MARGIN);
             assert!(drawing.to_svg().matches("a model").count() == if models > 1 { models } else { 0 });
             assert!(image::load_from_memory(&drawing.to_png()).is_ok());
         }

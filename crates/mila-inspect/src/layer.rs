@@ -2,9 +2,10 @@
 
 use mila_models::Model;
 use mila_ops::reference::Array;
-use mila_ops::{Dims, Error, Executor, Mechanism, Numeric, Result, Tap, TokenPlace};
+use mila_ops::{Dims, Error, Executor, Mechanism, Numeric, RecurrenceOn, Result, Tap, TokenPlace};
 
-use crate::{attention, gates};
+use crate::gates::{self, PerToken};
+use crate::{attention, implied};
 
 /// What a layer that mixes tokens was seen to do with an image.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,8 +21,9 @@ pub struct Layer {
     ///
     /// The Ã = exp(Δ A) of the MILA paper (Figure 4b), in (0, 1).
     pub forget_gates: Vec<f64>,
-    /// How much the token that was asked about looks at every token, the mean over heads. None if no token was asked about, or
-    /// if the layer's mixing is no linear attention.
+    /// How much the token that was asked about looks at every token: of linear attention the mean over heads, of recurrences how
+    /// much the value of every token counts for it, the mean over channels, summed over scans. None if no token was asked about,
+    /// if the layer's mixing is neither, or if a recurrence starts from a carried state.
     pub attention: Option<TokenMap>,
     /// The L2 lengths of the mixing's output tokens, before any projection, as in the MILA paper's Figure 5. Whether the figure
     /// takes them there is inferred.
@@ -141,6 +143,38 @@ impl<E: Numeric> Observer<'_, E> {
             _ => TokenMap { height: dims.height, width: dims.width, values },
         }
     }
+
+    /// The token at a place of the image, among those of a map of `dims`.
+    fn token(&self, dims: Dims, place: [f64; 2]) -> usize {
+        match self.row {
+            Some((grid, class_token)) if dims.tokens() == grid[0] * grid[1] + 1 => {
+                let patch = patch(grid, place);
+                patch + usize::from(patch >= class_token.index(grid[0] * grid[1]))
+            }
+            _ => patch([dims.height, dims.width], place),
+        }
+    }
+
+    /// The attention that recurrences imply whose outputs are added up.
+    fn implied(&self, all: &[RecurrenceOn<'_, E>], place: [f64; 2]) -> Result<Option<TokenMap>> {
+        let mut sum: Option<PerToken> = None;
+        for recurrence in all {
+            let Some(weights) = implied::weights(self.e, recurrence, |dims| self.token(dims, place))? else {
+                return Ok(None);
+            };
+            sum = Some(match sum {
+                None => weights,
+                Some(sum) => sum.plus(weights),
+            });
+        }
+        Ok(sum.map(|sum| self.on_grid(sum.dims, sum.values)))
+    }
+}
+
+/// Which of a grid's squares, by rows, a place given by its shares of height and width is in.
+fn patch([height, width]: [usize; 2], [y, x]: [f64; 2]) -> usize {
+    let at = |share: f64, extent: usize| ((share * extent as f64) as usize).min(extent.saturating_sub(1));
+    at(y, height) * width + at(x, width)
 }
 
 impl<E: Numeric> Tap<E> for Observer<'_, E> {
@@ -171,7 +205,7 @@ impl<E: Numeric> Tap<E> for Observer<'_, E> {
                     None => None,
                     Some(place) => {
                         let qk = self.e.read(qk)?;
-                        let weights = attention::weights(&qk, form, place)?;
+                        let weights = attention::weights(&qk, form, self.token(qk.dims, place))?;
                         Some(self.on_grid(qk.dims, weights))
                     }
                 };
@@ -184,15 +218,17 @@ impl<E: Numeric> Tap<E> for Observer<'_, E> {
                     forget_gates.extend(gates::mean_forget_gate(self.e, recurrence)?);
                     input_gates.extend(gates::input_gate(self.e, recurrence)?);
                 }
+                let attention = match self.looking {
+                    None => None,
+                    Some(place) => self.implied(all, place)?,
+                };
                 let scans = input_gates.len() as f64;
-                let sum = input_gates.into_iter().reduce(|mut sum, next| {
-                    sum.values.iter_mut().zip(next.values).for_each(|(sum, next)| *sum += next);
-                    sum
-                });
+                let sum = input_gates.into_iter().reduce(PerToken::plus);
                 let map = sum.map(|sum| self.on_grid(sum.dims, sum.values.iter().map(|sum| sum / scans).collect()));
                 let layer = self.layer(name);
                 layer.forget_gates = forget_gates;
                 layer.input_gate = map.or(layer.input_gate.take());
+                layer.attention = attention;
             }
         }
         Ok(())
@@ -201,4 +237,15 @@ impl<E: Numeric> Tap<E> for Observer<'_, E> {
 
 fn length(token: &[f32]) -> f64 {
     token.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_in_squares() {
+        let places = [([0.0, 0.0], 0), ([0.5, 0.5], 6), ([1.0, 1.0], 11), ([0.34, 0.24], 4)];
+        assert!(places.iter().all(|&(place, wanted)| patch([3, 4], place) == wanted));
+    }
 }

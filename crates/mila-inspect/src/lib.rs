@@ -30,6 +30,7 @@ mod drawing;
 mod gates;
 mod heading;
 pub mod heat_maps;
+mod implied;
 mod labels;
 mod layer;
 pub mod layer_chart;

@@ -8,7 +8,7 @@ use crate::pixel_font::HEIGHT as CAPITAL;
 /// Points that belong together, from left to right. Only positive numbers have a place on the axes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// Beside its end.
+    /// Beside its end, in its colour.
     pub name: String,
     /// Below the name.
     pub note: String,
@@ -164,12 +164,12 @@ fn drawing(chart: &Chart) -> Drawing {
         shapes.extend(places.iter().flat_map(|&place| mark(i, place, colour)));
         ends.extend(places.last().map(|&end| (i, end)));
     }
+    // A mark beside the name would look like one more point; its colour says which line it names.
     for (i, place) in names(ends) {
         let (line, colour) = (&chart.lines[i], COLOURS[i % COLOURS.len()]);
-        shapes.extend(mark(i, [place[0], place[1] + f64::from(SCALE * CAPITAL / 2)], colour));
-        let [x, y] = [place[0] + MARK, place[1]].map(|pixels| pixels.round() as u32);
-        for (text, y) in [(&line.name, y), (&line.note, y + TEXT)] {
-            shapes.push(Shape::Text { x, y, anchor: Anchor::Start, colour: INK, text: text.clone() });
+        let [x, y] = place.map(|pixels| pixels.round() as u32);
+        for (text, y, colour) in [(&line.name, y, colour), (&line.note, y + TEXT, INK)] {
+            shapes.push(Shape::Text { x, y, anchor: Anchor::Start, colour, text: text.clone() });
         }
     }
     let mut drawing = Drawing::new(WIDTH, HEIGHT);
@@ -309,6 +309,16 @@ mod tests {
             assert!(svg.contains(part), "{part}: {svg}");
         }
         assert!(!svg.contains("broken") && !svg.contains("NaN"), "{svg}");
+        let shapes = drawing(&chart()).shapes;
+        let [mut marks, mut names] = [0, 0];
+        for shape in &shapes {
+            match shape {
+                Shape::Rectangle { colour, .. } if *colour == COLOURS[1] => marks += 1,
+                Shape::Text { colour, text, .. } if *colour == COLOURS[1] => names += usize::from(text == "square"),
+                _ => {}
+            }
+        }
+        assert_eq!((marks, names), (3, 1), "a mark a point, and none beside the name");
         let picture = image::load_from_memory(&to_png(&chart())).expect("a PNG").into_rgb8();
         assert_eq!(picture.dimensions(), (WIDTH, HEIGHT));
         for colour in &COLOURS[..3] {

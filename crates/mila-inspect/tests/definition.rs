@@ -145,6 +145,30 @@ impl Direction<'_> {
         self.steps().chunks(channels).map(|token| token.iter().sum::<f64>() / channels as f64).collect()
     }
 
+    /// The mean over channels of `Σ_n C_in B_jn exp(A_n Σ_{j < r ≤ i} Δ_r) Δ_j` for the token i and every token j before it along
+    /// `order`.
+    fn attention(&self, order: &[usize], i: usize) -> Vec<f64> {
+        let (steps, channels) = (self.steps(), self.bias.len());
+        let states = self.a_log.len() / channels;
+        let part = |token: usize, part: usize, n: usize| {
+            let row = &self.projected.values[token * self.projected.dims.channels..];
+            row[self.first + self.rank + part * states + n]
+        };
+        let end = order.iter().position(|&token| token == i).expect("a token of the order");
+        let mut weights = vec![0.0; order.len()];
+        for (from, &j) in order[..=end].iter().enumerate() {
+            for c in 0..channels {
+                let waited: f64 = order[from + 1..=end].iter().map(|&r| steps[r * channels + c]).sum();
+                let of_state = |n: usize| {
+                    let a = -self.a_log[c * states + n].exp();
+                    part(i, 1, n) * part(j, 0, n) * (a * waited).exp() * steps[j * channels + c]
+                };
+                weights[j] += (0..states).map(of_state).sum::<f64>() / channels as f64;
+            }
+        }
+        weights
+    }
+
     fn forget_gate(&self) -> f64 {
         let (steps, channels) = (self.steps(), self.bias.len());
         let states = self.a_log.len() / channels;
@@ -187,9 +211,10 @@ fn gates_of_vmamba() {
     check_map(name, map, (8, 6), &mean_of(&directions.map(|direction| direction.input_gate())));
 }
 
-/// Two directions with tensors of their own, over a row with a class token behind its seventh patch.
+/// Two directions with tensors of their own, over a row with a class token behind its seventh patch. The eighth looks, which is
+/// in the middle of the grid.
 #[test]
-fn gates_of_vim_are_on_its_grid() {
+fn gates_and_attention_of_vim_are_on_its_grid() {
     let (architecture, image) = (Architecture::Vim(VIM_REDUCED), image(48, 80));
     let (found, maps) = (seen(architecture, &image), tapped(architecture, &image));
     assert_eq!(found.len(), 3);
@@ -198,8 +223,11 @@ fn gates_of_vim_are_on_its_grid() {
         let name = &layer.name;
         let of = |part: &str, shape: &[usize]| parameter(&format!("{name}.{part}"), shape);
         let mut gates = Vec::new();
-        for (suffix, a_log, forget_gate) in
-            [("", "A_log", layer.forget_gates[0]), ("_b", "A_b_log", layer.forget_gates[1])]
+        let mut attention = vec![0.0; 16];
+        let rows: Vec<usize> = (0..16).collect();
+        let back: Vec<usize> = (0..16).rev().collect();
+        for (suffix, a_log, forget_gate, order) in
+            [("", "A_log", layer.forget_gates[0], &rows), ("_b", "A_b_log", layer.forget_gates[1], &back)]
         {
             let direction = Direction {
                 projected: &maps[&format!("{name}.x_proj{suffix}")],
@@ -211,6 +239,14 @@ fn gates_of_vim_are_on_its_grid() {
             };
             check(name, forget_gate, direction.forget_gate());
             gates.push(direction.input_gate());
+            attention.iter_mut().zip(direction.attention(order, 8)).for_each(|(sum, weight)| *sum += weight);
+        }
+        attention.remove(7);
+        let found = layer.attention.as_ref().expect("attention");
+        let largest = attention.iter().fold(0.0_f64, |largest, weight| largest.max(weight.abs()));
+        assert_eq!((found.height, found.width, found.values.len()), (3, 5, 15));
+        for (n, (found, wanted)) in found.values.iter().zip(&attention).enumerate() {
+            assert!((found - wanted).abs() <= 1e-4 * largest, "{name}, token {n}: {found} for {wanted}");
         }
         let mut wanted = mean_of(&gates);
         assert_eq!(wanted.len(), 16);
@@ -229,14 +265,14 @@ fn every_family_shows_its_layers() {
         ("convnext", Architecture::ConvNext(CONVNEXT_REDUCED), &small, 5, [false; 3]),
         ("mambaout", Architecture::MambaOut(MAMBAOUT_REDUCED), &small, 5, [false; 3]),
         ("swin", Architecture::Swin(SWIN_REDUCED), &small, 6, [false; 3]),
-        ("vmamba", Architecture::VMamba(VMAMBA_REDUCED), &small, 5, [true, true, false]),
-        ("vmamba v0", Architecture::VMamba(VMAMBA_V0_REDUCED), &small, 5, [true, true, false]),
-        ("vim", Architecture::Vim(VIM_REDUCED), &image(48, 80), 3, [true, true, false]),
-        ("mamba-nd", Architecture::MambaNd(MAMBA_ND_REDUCED), &image(48, 32), 6, [true, true, false]),
+        ("vmamba", Architecture::VMamba(VMAMBA_REDUCED), &small, 5, [true; 3]),
+        ("vmamba v0", Architecture::VMamba(VMAMBA_V0_REDUCED), &small, 5, [true; 3]),
+        ("vim", Architecture::Vim(VIM_REDUCED), &image(48, 80), 3, [true; 3]),
+        ("mamba-nd", Architecture::MambaNd(MAMBA_ND_REDUCED), &image(48, 32), 6, [true; 3]),
         ("baseline", ablation_reduced("baseline"), &small, 4, [false, false, true]),
         ("no norm", ablation_reduced("no-norm"), &small, 4, [false, false, true]),
         ("input gate", ablation_reduced("input-gate"), &small, 4, [true, false, true]),
-        ("forget gate", ablation_reduced("forget-gate"), &small, 4, [false, true, false]),
+        ("forget gate", ablation_reduced("forget-gate"), &small, 4, [false, true, true]),
         ("block all", ablation_reduced("block-all"), &small, 4, [false, false, true]),
     ];
     for (name, architecture, image, count, has) in cases {

@@ -294,12 +294,14 @@ impl<E: Executor> Model<E> for Dense<E> {
 /// Prepares the model of `config` for an executor.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a head of no channels or a patch of no pixels; [`Error::Shape`] for heads that do not divide the
-/// channels; those of the source and of the executor.
+/// [`Error::Unsupported`] for no stage, a head of no channels or a patch of no pixels; [`Error::Shape`] for heads that do not
+/// divide the channels; those of the source and of the executor.
 pub fn build<E: Executor + 'static>(b: &mut Builder<E>, config: &Config, task: Task) -> Result<Box<dyn Model<E>>> {
-    if config.head_dim == 0 || config.patch == 0 {
-        let what = format!("heads of {} channels and patches of {} pixels", config.head_dim, config.patch);
-        return Err(Error::Unsupported { what, why: "both are at least one".into() });
+    let Config { depths, head_dim, patch, .. } = config;
+    if depths.is_empty() || *head_dim == 0 || *patch == 0 {
+        let stages = depths.len();
+        let what = format!("{stages} stages of heads of {head_dim} channels behind patches of {patch} pixels");
+        return Err(Error::Unsupported { what, why: "each is at least one".into() });
     }
     let trunk = Trunk::build(b, config)?;
     let channels = config.stage_channels();

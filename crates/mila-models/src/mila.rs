@@ -53,6 +53,21 @@ impl Config {
     pub fn stage_channels(&self) -> Vec<usize> {
         (0..self.depths.len()).map(|stage| self.channels << stage).collect()
     }
+
+    /// What a trunk takes for granted.
+    fn check(&self) -> Result<()> {
+        let unsupported = |what: String, why: &str| Err(Error::Unsupported { what, why: why.into() });
+        let (stages, heads) = (self.depths.len(), self.heads.len());
+        if stages == 0 || heads != stages {
+            let what = format!("MILA of {stages} stages with heads for {heads}");
+            return unsupported(what, "there is at least one stage, and every stage has its heads");
+        }
+        if !matches!(self.stem_stride, 2 | 4) {
+            let what = format!("a stem stride of {}", self.stem_stride);
+            return unsupported(what, "the stem halves the image once or twice");
+        }
+        Ok(())
+    }
 }
 
 const PAPER: &str = "arXiv 2405.16605";
@@ -296,8 +311,10 @@ impl<E: Executor> Trunk<E> {
     /// Asks for `patch_embed.*` and `layers.*`.
     ///
     /// # Errors
-    /// Those of the source and of the executor.
+    /// [`Error::Unsupported`] without a stage, for other heads than one number a stage, and for a stem stride other than 2 and 4;
+    /// those of [`Block::build`].
     pub fn build(b: &mut Builder<E>, c: &Config, padding: Padding) -> Result<Self> {
+        c.check()?;
         let stem = b.scope("patch_embed", |b| Stem::build(b, c))?;
         let mut rates = drop_path_rates(c.drop_path, c.depths.iter().sum());
         let mut stages = Vec::with_capacity(c.depths.len());
@@ -388,12 +405,8 @@ impl<E: Executor> Model<E> for Dense<E> {
 /// Prepares the model of `config` for an executor.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a stem stride other than 2 and 4; those of the source and of the executor.
+/// Those of [`Trunk::build`].
 pub fn build<E: Executor + 'static>(b: &mut Builder<E>, config: &Config, task: Task) -> Result<Box<dyn Model<E>>> {
-    if !matches!(config.stem_stride, 2 | 4) {
-        let what = format!("a stem stride of {}", config.stem_stride);
-        return Err(Error::Unsupported { what, why: "the stem halves the image once or twice".into() });
-    }
     let channels = config.stage_channels();
     match task {
         Task::Classify { classes } => {

@@ -178,14 +178,14 @@ impl Architecture {
         }
     }
 
-    /// Channels before the head.
+    /// Channels before the head; those of the first stage where there is no stage, which no family builds.
     pub fn features(&self) -> usize {
         match self {
-            Self::Mila(config) => config.channels << (config.depths.len() - 1),
+            Self::Mila(config) => config.channels << config.depths.len().saturating_sub(1),
             Self::ConvNext(config) => config.channels[3],
             Self::MambaOut(config) => config.channels[3],
             Self::Swin(config) => config.channels << 3,
-            Self::Ablation(config) => config.channels << (config.depths.len() - 1),
+            Self::Ablation(config) => config.channels << config.depths.len().saturating_sub(1),
             Self::Vim(config) => config.channels,
             Self::MambaNd(config) => config.channels,
             Self::VMamba(config) => config.channels << 3,
@@ -195,7 +195,7 @@ impl Architecture {
     /// Prepares a model of this family for the builder's executor.
     ///
     /// # Errors
-    /// Those of the source and of the executor.
+    /// Those of the family's `build`: for sizes that do not fit each other, and of the source and of the executor.
     pub fn build<E: Executor + 'static>(&self, b: &mut Builder<E>, task: Task) -> Result<Box<dyn Model<E>>> {
         match self {
             Self::Mila(config) => mila::build(b, config, task),

@@ -24,6 +24,8 @@ pub(super) struct Lowering<'t> {
     /// The nodes that use a map.
     pub(super) users: Vec<Vec<Id>>,
     pub(super) constants: Vec<(Vec<usize>, Content, Value)>,
+    /// Parameters as they are stored: one that several layers share is in the file once.
+    stored: HashMap<TensorId, Value>,
     /// `[height, width]` of a map.
     pub(super) grids: HashMap<Value, Value>,
     /// How maps are cut into windows, by their extents.
@@ -38,8 +40,10 @@ impl Trace {
     /// # Errors
     /// `Shape` for a size of zero; `Unsupported`, with the layer and the reason, for what ONNX cannot say: linear attention
     /// with rotary positions whose heads are of odd width or whose queries and keys are no linear map of their own, batch norm
-    /// that follows no convolution of its own, absolute positions where the extents are free. `Shape` for sizes that the model
-    /// does not take ([`Trace::fits`]).
+    /// that follows no convolution of its own, absolute positions where the extents are free. Of recurrences: an order other
+    /// than rows and columns where the extents are free, or without a step; segments of several lengths or from a carried
+    /// state; a state that is used and is not the last of one segment. `Shape` for sizes that the model does not take
+    /// ([`Trace::fits`]).
     pub fn onnx(&self, extents: Extents) -> Result<Onnx<'_>> {
         if let Extents::Fixed(Sizes { batch, height, width }) = extents
             && [batch, height, width].contains(&0)
@@ -62,6 +66,7 @@ impl Trace {
             paths: Vec::new(),
             users,
             constants: Vec::new(),
+            stored: HashMap::new(),
             grids: HashMap::new(),
             windows: HashMap::new(),
             tables: HashMap::new(),
@@ -110,8 +115,14 @@ impl Lowering<'_> {
         self.file.initialiser(name, dims, content)
     }
 
+    /// The same in the shape and order in which it is stored.
     pub(super) fn stored(&mut self, id: TensorId) -> Value {
-        self.parameter(id, &self.trace.manifest()[id.0].shape, Content::Stored(id))
+        if let Some(&known) = self.stored.get(&id) {
+            return known;
+        }
+        let value = self.parameter(id, &self.trace.manifest()[id.0].shape, Content::Stored(id));
+        self.stored.insert(id, value);
+        value
     }
 
     /// The name of a part of a parameter: that of the tensor, with the rows of `width` values if they are not all.

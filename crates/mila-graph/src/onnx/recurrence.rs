@@ -29,6 +29,10 @@ impl Lowering<'_> {
     pub(super) fn recurrence(&mut self, id: Id, recorded: &Recorded, inputs: &[Id]) -> Result<()> {
         let walk = self.walk(id, recorded, inputs)?;
         let (r, sizes) = (&recorded.r, recorded.sizes);
+        let segmented = matches!(walk.order, Order::Listed { segment, .. } if segment > 0);
+        if walk.state.is_some() && (r.state != StateAt::Last || segmented) {
+            return Err(refused(&walk.path, "only a last state of one segment can be had"));
+        }
         let RecurrenceSizes { heads, keys, values, .. } = sizes;
         let v = self.along(&walk, &r.v)?;
         let k = self.along(&walk, &r.k)?;
@@ -64,10 +68,7 @@ impl Lowering<'_> {
         }
         let y = self.on_the_map(&walk, id, y)?;
         self.set(id, Layout::Last, y);
-        if let Some(node) = self.state_of(id) {
-            if r.state != StateAt::Last || matches!(walk.order, Order::Listed { segment, .. } if segment > 0) {
-                return Err(refused(&walk.path, "only a last state of one segment can be had"));
-            }
+        if let (Some(node), Some(state)) = (walk.state, state) {
             self.set(node, Layout::Last, state);
         }
         Ok(())
@@ -81,7 +82,12 @@ impl Lowering<'_> {
     }
 
     /// The same where every token sees one state.
-    fn all_tokens(&mut self, walk: &Walk<'_>, form: NonCausal, (q, k, u): (Value, Value, Value)) -> (Value, Value) {
+    fn all_tokens(
+        &mut self,
+        walk: &Walk<'_>,
+        form: NonCausal,
+        (q, k, u): (Value, Value, Value),
+    ) -> (Value, Option<Value>) {
         let RecurrenceSizes { heads, keys, values, sums } = walk.sizes();
         let by_head = |this: &mut Self, name: &str, value: Value, order: [i64; 5], rows: Dim, columns: Dim| {
             let order = [("perm", Setting::Integers(order.to_vec()))];
@@ -95,41 +101,61 @@ impl Lowering<'_> {
         let q_rows = by_head(self, "q_rows", q, [0, 2, 3, 1, 4], steps, keys.into());
         let square = vec![walk.batch.clone(), heads.into(), 1.into(), keys.into(), values.into()];
         let mut state = self.file.node(&walk.name("state"), "MatMul", &[k_rows, u_rows], &[], square.clone());
-        let tokens = self.token_number(walk, k);
-        if form == NonCausal::Mean {
+        let normaliser = walk.recorded.r.normaliser;
+        // A plain sum does not depend on how many there are.
+        let counts = form == NonCausal::Mean || normaliser != Normaliser::None;
+        let tokens = counts.then(|| self.token_number(walk, k));
+        if let (NonCausal::Mean, Some(tokens)) = (form, tokens) {
             state = self.file.node(&walk.name("mean_state"), "Div", &[state, tokens], &[], square);
         }
         let rows = vec![walk.batch.clone(), heads.into(), 1.into(), walk.steps.clone(), values.into()];
         let o = self.file.node(&walk.name("reads"), "MatMul", &[q_rows, state], &[], rows);
         let order = [("perm", Setting::Integers(vec![0, 3, 1, 2, 4]))];
         let mut o = self.file.node(&walk.name("by_token"), "Transpose", &[o], &order, walk.dims(&[heads, 1, values]));
+        let sums_of_keys = match (normaliser, tokens) {
+            (Normaliser::None, _) | (_, None) => None,
+            (Normaliser::Gated { eps } | Normaliser::Ungated { eps }, Some(tokens)) => {
+                let (n, z) = self.of_all_keys(walk, (form, tokens), (q, k), eps);
+                o = self.file.node(&walk.name("divided"), "Div", &[o, n], &[], walk.dims(&[heads, 1, values]));
+                Some(z)
+            }
+        };
+        if walk.state.is_none() {
+            return (o, None);
+        }
         let view = self.list(&[0, heads as i64, keys as i64, values as i64]);
         let dims = walk.step_dims(&[heads, keys, values]);
         let mut state = self.file.node(&walk.name("last_state"), "Reshape", &[state, view], &[], dims);
-        if let Normaliser::Gated { eps } | Normaliser::Ungated { eps } = walk.recorded.r.normaliser {
-            let (axes, keep) = (self.list(&[1]), [("keepdims", Setting::Integer(0))]);
-            let column = walk.step_dims(&[heads, keys, 1]);
-            let mut z = self.file.node(&walk.name("sums"), "ReduceSum", &[k, axes], &keep, column.clone());
-            if form == NonCausal::Mean {
-                z = self.file.node(&walk.name("mean_key"), "Div", &[z, tokens], &[], column);
-            }
-            let view = self.list(&[0, 1, heads as i64, keys as i64, 1]);
-            let one = vec![walk.batch.clone(), 1.into(), heads.into(), keys.into(), 1.into()];
-            let sums_of_all = self.file.node(&walk.name("sums_of_all"), "Reshape", &[z, view], &[], one);
-            let dims = walk.dims(&[heads, 1, 1]);
-            let mut n = self.file.node(&walk.name("weights"), "MatMul", &[q, sums_of_all], &[], dims.clone());
-            let mut eps = self.scalar(eps as f32);
-            if form == NonCausal::Sum {
-                eps = self.file.node(&walk.name("eps"), "Mul", &[eps, tokens], &[], vec![]);
-            }
-            n = self.file.node(&walk.name("normaliser"), "Add", &[n, eps], &[], dims);
-            let dims = walk.dims(&[heads, 1, values]);
-            o = self.file.node(&walk.name("divided"), "Div", &[o, n], &[], dims);
-            let dims = walk.step_dims(&[heads, keys, values + sums]);
-            let axis = [("axis", Setting::Integer(3))];
+        if let Some(z) = sums_of_keys {
+            let (dims, axis) = (walk.step_dims(&[heads, keys, values + sums]), [("axis", Setting::Integer(3))]);
             state = self.file.node(&walk.name("with_sums"), "Concat", &[state, z], &axis, dims);
         }
-        (o, state)
+        (o, Some(state))
+    }
+
+    /// The normaliser of every token, `[batch, steps, heads, 1, 1]`, and what sums up the keys, `[batch, heads, keys, 1]`.
+    fn of_all_keys(
+        &mut self,
+        walk: &Walk<'_>,
+        (form, tokens): (NonCausal, Value),
+        (q, k): (Value, Value),
+        eps: f64,
+    ) -> (Value, Value) {
+        let RecurrenceSizes { heads, keys, .. } = walk.sizes();
+        let (axes, keep) = (self.list(&[1]), [("keepdims", Setting::Integer(0))]);
+        let column = walk.step_dims(&[heads, keys, 1]);
+        let mut z = self.file.node(&walk.name("sums"), "ReduceSum", &[k, axes], &keep, column.clone());
+        let mut eps = self.scalar(eps as f32);
+        match form {
+            NonCausal::Mean => z = self.file.node(&walk.name("mean_key"), "Div", &[z, tokens], &[], column),
+            NonCausal::Sum => eps = self.file.node(&walk.name("eps"), "Mul", &[eps, tokens], &[], vec![]),
+        }
+        let view = self.list(&[0, 1, heads as i64, keys as i64, 1]);
+        let one = vec![walk.batch.clone(), 1.into(), heads.into(), keys.into(), 1.into()];
+        let sums_of_all = self.file.node(&walk.name("sums_of_all"), "Reshape", &[z, view], &[], one);
+        let dims = walk.dims(&[heads, 1, 1]);
+        let n = self.file.node(&walk.name("weights"), "MatMul", &[q, sums_of_all], &[], dims.clone());
+        (self.file.node(&walk.name("normaliser"), "Add", &[n, eps], &[], dims), z)
     }
 
     /// How many steps there are, as a scalar of f32.

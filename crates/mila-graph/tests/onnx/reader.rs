@@ -8,6 +8,10 @@ pub(crate) struct Model {
     /// Name and version.
     pub(crate) producer: [String; 2],
     pub(crate) metadata: Vec<(String, String)>,
+    pub(crate) graph: Graph,
+}
+
+pub(crate) struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) initialisers: Vec<Tensor>,
     pub(crate) inputs: Vec<Info>,
@@ -17,8 +21,11 @@ pub(crate) struct Model {
 
 pub(crate) struct Node {
     pub(crate) name: String,
+    pub(crate) operator: String,
     pub(crate) inputs: Vec<String>,
     pub(crate) outputs: Vec<String>,
+    /// The graphs among its attributes: the step of a scan.
+    pub(crate) bodies: Vec<Graph>,
 }
 
 pub(crate) struct Tensor {
@@ -143,21 +150,43 @@ fn tensor(message: &[u8]) -> Tensor {
     }
 }
 
+/// What `AttributeProto.type` says of an attribute that holds a graph.
+const GRAPH: u64 = 5;
+
+fn node(message: &[u8]) -> Node {
+    let body = |attribute: &[u8]| {
+        let graphs = all(attribute, 6);
+        assert_eq!(graphs.len(), usize::from(number(attribute, 20) == Some(GRAPH)), "an attribute of another type");
+        graphs.first().copied().map(graph)
+    };
+    Node {
+        name: only(message, 3),
+        operator: only(message, 4),
+        inputs: texts(message, 1),
+        outputs: texts(message, 2),
+        bodies: all(message, 5).into_iter().filter_map(body).collect(),
+    }
+}
+
+fn graph(message: &[u8]) -> Graph {
+    let infos = |field| all(message, field).into_iter().map(info).collect();
+    Graph {
+        nodes: all(message, 1).into_iter().map(node).collect(),
+        initialisers: all(message, 5).into_iter().map(tensor).collect(),
+        inputs: infos(11),
+        outputs: infos(12),
+        values: infos(13),
+    }
+}
+
 impl Model {
     pub(crate) fn read(file: &[u8]) -> Self {
-        let graph = all(file, 7)[0];
-        let infos = |field| all(graph, field).into_iter().map(info).collect();
-        let node = |node: &[u8]| Node { name: only(node, 3), inputs: texts(node, 1), outputs: texts(node, 2) };
         Self {
             ir_version: number(file, 1).expect("a version"),
             opset: number(all(file, 8)[0], 2).expect("a version"),
             producer: [only(file, 2), only(file, 3)],
             metadata: all(file, 14).into_iter().map(|entry| (only(entry, 1), only(entry, 2))).collect(),
-            nodes: all(graph, 1).into_iter().map(node).collect(),
-            initialisers: all(graph, 5).into_iter().map(tensor).collect(),
-            inputs: infos(11),
-            outputs: infos(12),
-            values: infos(13),
+            graph: graph(all(file, 7)[0]),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Inspected {
         let mut values = Vec::with_capacity(picture.pixels().len());
         transform.normalise(picture.pixels(), &mut values);
         let image = Array::checked(Dims::new(1, picture.height(), picture.width(), 3), values)?;
-        let layers = layers(&cpu, model.as_ref(), &image, Some(args.at.0))?;
+        let layers = layers(&cpu, model.as_ref(), &image, (args.map == MapName::Attention).then_some(args.at.0))?;
         let weights = match resolved.parameters {
             Parameters::Random(_) => Weights::Random,
             Parameters::Loaded { .. } => Weights::Loaded,
@@ -187,9 +187,10 @@ fn draw(args: &Inspect, all: &[Inspected]) -> Drawing {
     };
     match args.map {
         MapName::InputGate => heat_maps("Input gate", &["How much of each token is let in,", "mean over channels"]),
-        MapName::Attention => {
-            heat_maps("Attention", &["How much the marked token looks at each token,", "mean over heads"])
-        }
+        MapName::Attention => heat_maps(
+            "Attention",
+            &["How much the marked token looks at each token,", "mean over heads, of recurrences over channels"],
+        ),
         MapName::ForgetGate => {
             let about = ["What is left of the state from one token to the next,", "mean over tokens and state"];
             chart("Forget gate", about, Scale::Share, Layer::forget_gate)

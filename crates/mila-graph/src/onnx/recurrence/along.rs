@@ -17,6 +17,8 @@ pub(super) struct Walk<'r> {
     pub(super) inputs: &'r [Id],
     pub(super) recorded: &'r Recorded,
     pub(super) order: Order,
+    /// The node of its state, if something uses it.
+    pub(super) state: Option<Id>,
     /// Extent of the batch, which separate segments are a part of, and steps of each.
     pub(super) batch: Dim,
     pub(super) steps: Dim,
@@ -60,11 +62,11 @@ impl Walk<'_> {
 
 impl Lowering<'_> {
     pub(super) fn walk<'r>(&mut self, id: Id, recorded: &'r Recorded, inputs: &'r [Id]) -> Result<Walk<'r>> {
-        let path = self.path(id).to_owned();
+        let (path, state) = (self.path(id).to_owned(), self.state_of(id));
         let [batch, height, width] = [0, 1, 2].map(|axis| self.extents.of(&self.trace.nodes()[id.0].extents[axis]));
         let steps = height.times(&width);
         let Course::Causal(order) = recorded.r.course else {
-            return Ok(Walk { path, inputs, recorded, order: Order::Rows, batch, steps });
+            return Ok(Walk { path, inputs, recorded, order: Order::Rows, state, batch, steps });
         };
         let (order, batch, steps) = match (order.path, self.extents) {
             (Path::Rows, _) => (Order::Rows, batch, steps),
@@ -76,7 +78,10 @@ impl Lowering<'_> {
                 let [height, width] = [1, 2].map(|axis| self.trace.nodes()[id.0].extents[axis].at(sizes));
                 let steps = order.steps(height, width)?;
                 let (count, len) = (steps.starts().len(), steps.len());
-                if steps.is_empty() || steps.segments().any(|segment| segment.len() * count != len) {
+                if steps.is_empty() {
+                    return Err(refused(&path, "its order takes no step at this size"));
+                }
+                if steps.segments().any(|segment| segment.len() * count != len) {
                     return Err(refused(&path, "its segments are not of one length"));
                 }
                 if count > 1 && matches!(recorded.r.start, Start::Carried(_)) {
@@ -86,7 +91,7 @@ impl Lowering<'_> {
                 (Order::Listed { steps, segment }, Dim::from(count).times(&batch), (len / count).into())
             }
         };
-        Ok(Walk { path, inputs, recorded, order, batch, steps })
+        Ok(Walk { path, inputs, recorded, order, state, batch, steps })
     }
 
     /// Some channels of a map along the steps, `[batch, steps, channels]`.
@@ -161,10 +166,9 @@ impl Lowering<'_> {
                     let whole = vec![dims[0].clone(), steps.len().into(), channels.into()];
                     y = self.file.node(&walk.name("joined"), "Reshape", &[y, view], &[], whole);
                 }
-                let mut index = vec![steps.len() as i64; steps.tokens()];
-                for (step, &token) in steps.index().iter().enumerate().filter(|&(_, &token)| token != Steps::PAD) {
-                    index[token as usize] = step as i64;
-                }
+                // A token that no step visits takes the row of zeros behind the last.
+                let row = |step: Option<u32>| step.map_or(steps.len() as i64, i64::from);
+                let index = steps.inverse().into_iter().map(row).collect();
                 y = self.listed(walk, y, index);
             }
         }

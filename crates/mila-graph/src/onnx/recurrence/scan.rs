@@ -23,13 +23,13 @@ enum Gates {
 }
 
 impl Lowering<'_> {
-    /// Outputs `[batch, steps, heads, 1, values]`, and the state.
+    /// Outputs `[batch, steps, heads, 1, values]`, and the state if something uses it.
     pub(super) fn scanned(
         &mut self,
         walk: &Walk<'_>,
         (q, k, u): (Value, Value, Value),
         steps: Option<Value>,
-    ) -> Result<(Value, Value)> {
+    ) -> Result<(Value, Option<Value>)> {
         let RecurrenceSizes { heads, keys, values, sums } = walk.sizes();
         let r = &walk.recorded.r;
         let decaying = matches!(r.normaliser, Normaliser::Gated { .. });
@@ -101,6 +101,7 @@ impl Lowering<'_> {
         let operands: Vec<Value> = [first].into_iter().chain(scanned).collect();
         let outputs = [("state", square), ("outputs", walk.dims(&[heads, 1, columns]))];
         let [state, o] = self.file.node_with(&walk.name("Scan"), "Scan", &operands, &settings, outputs);
+        let state = walk.state.map(|_| state);
         match r.normaliser {
             Normaliser::None => Ok((o, state)),
             Normaliser::Gated { eps } => {
@@ -109,23 +110,26 @@ impl Lowering<'_> {
                 Ok((self.divided(walk, o, n, eps), state))
             }
             Normaliser::Ungated { eps } => {
-                let (n, z) = self.undecayed(walk, (q, k), bonus, start);
-                let dims = walk.step_dims(&[heads, keys, values + sums]);
-                let axis = [("axis", Setting::Integer(3))];
-                let state = self.file.node(&walk.name("with_sums"), "Concat", &[state, z], &axis, dims);
+                let n = self.undecayed(walk, (q, k), bonus, start);
+                let state = state.map(|state| {
+                    let z = self.last_sums(walk, k, start);
+                    let dims = walk.step_dims(&[heads, keys, values + sums]);
+                    let axis = [("axis", Setting::Integer(3))];
+                    self.file.node(&walk.name("with_sums"), "Concat", &[state, z], &axis, dims)
+                });
                 Ok((self.divided(walk, o, n, eps), state))
             }
         }
     }
 
-    /// `q_t · z_t` of sums that do not decay, and the last of them, `[batch, heads, keys, 1]`.
+    /// `q_t · z_t` of sums that do not decay, `[batch, steps, heads, 1, 1]`.
     fn undecayed(
         &mut self,
         walk: &Walk<'_>,
         (q, k): (Value, Value),
         bonus: Option<Value>,
         start: Option<Value>,
-    ) -> (Value, Value) {
+    ) -> Value {
         let RecurrenceSizes { heads, keys, values, .. } = walk.sizes();
         let dims = walk.dims(&[heads, keys, 1]);
         let axis = self.constant(&[], Content::Integers(vec![1]));
@@ -134,13 +138,8 @@ impl Lowering<'_> {
             ("reverse", Setting::Integer(i64::from(walk.backward()))),
         ];
         let mut z = self.file.node(&walk.name("sums"), "CumSum", &[k, axis], &settings, dims.clone());
-        let axes = self.list(&[1]);
-        let keep = [("keepdims", Setting::Integer(0))];
-        let last_dims = walk.step_dims(&[heads, keys, 1]);
-        let mut last = self.file.node(&walk.name("last_sum"), "ReduceSum", &[k, axes], &keep, last_dims.clone());
         if let Some(start) = start {
             let before = self.columns(walk, start, 3, values..values + 1);
-            last = self.file.node(&walk.name("all_sums"), "Add", &[last, before], &[], last_dims);
             let view = self.list(&[0, 1, heads as i64, keys as i64, 1]);
             let one = [walk.batch.clone(), 1.into(), heads.into(), keys.into(), 1.into()].to_vec();
             let before = self.file.node(&walk.name("sums_before"), "Reshape", &[before, view], &[], one);
@@ -150,7 +149,18 @@ impl Lowering<'_> {
             let own = self.file.node(&walk.name("own_keys"), "Mul", &[k, bonus], &[], dims.clone());
             z = self.file.node(&walk.name("sums_seen"), "Add", &[z, own], &[], dims);
         }
-        (self.file.node(&walk.name("weights"), "MatMul", &[q, z], &[], walk.dims(&[heads, 1, 1])), last)
+        self.file.node(&walk.name("weights"), "MatMul", &[q, z], &[], walk.dims(&[heads, 1, 1]))
+    }
+
+    /// The last of the sums that do not decay, `[batch, heads, keys, 1]`.
+    fn last_sums(&mut self, walk: &Walk<'_>, k: Value, start: Option<Value>) -> Value {
+        let RecurrenceSizes { heads, keys, values, .. } = walk.sizes();
+        let (axes, keep) = (self.list(&[1]), [("keepdims", Setting::Integer(0))]);
+        let dims = walk.step_dims(&[heads, keys, 1]);
+        let sums = self.file.node(&walk.name("last_sum"), "ReduceSum", &[k, axes], &keep, dims.clone());
+        let Some(start) = start else { return sums };
+        let before = self.columns(walk, start, 3, values..values + 1);
+        self.file.node(&walk.name("all_sums"), "Add", &[sums, before], &[], dims)
     }
 
     /// `o / (n + eps)`.
