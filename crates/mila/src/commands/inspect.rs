@@ -118,7 +118,7 @@ impl Inspected {
         let mut values = Vec::with_capacity(picture.pixels().len());
         transform.normalise(picture.pixels(), &mut values);
         let image = Array::checked(Dims::new(1, picture.height(), picture.width(), 3), values)?;
-        let layers = layers(&cpu, model.as_ref(), &image, (args.map == MapName::Attention).then_some(args.at.0))?;
+        let layers = layers(&cpu, model.as_ref(), &image, Some(args.at.0))?;
         let weights = match resolved.parameters {
             Parameters::Random(_) => Weights::Random,
             Parameters::Loaded { .. } => Weights::Loaded,
