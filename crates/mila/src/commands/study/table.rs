@@ -31,12 +31,20 @@ impl Mean {
         Some(Self { value, deviation, count })
     }
 
-    /// `self - other` and its standard error, the root of the sum of both means' squared errors.
-    fn minus(self, other: Self) -> (f64, Option<f64>) {
-        let square = |mean: Self| mean.deviation.map(|deviation| deviation.powi(2) / mean.count as f64);
-        let error = square(self).zip(square(other)).map(|(a, b)| (a + b).sqrt());
-        (self.value - other.value, error)
+    /// Its standard error; none of a single value.
+    fn error(self) -> Option<f64> {
+        self.deviation.map(|deviation| deviation / (self.count as f64).sqrt())
     }
+}
+
+/// The difference of two variants, seed by seed: one seed gives both the same pictures in the same order, and the parameters that
+/// they share the same initial values, so that much of what a seed does cancels.
+fn difference(own: &[Record], baseline: &[Record]) -> Option<Mean> {
+    let of_seed = |of: &Record| {
+        let other = baseline.iter().find(|record| record.seed == of.seed)?;
+        Some(100.0 * (of.top1? - other.top1?))
+    };
+    Mean::of(&own.iter().filter_map(of_seed).collect::<Vec<_>>())
 }
 
 /// One variant over its finished seeds.
@@ -48,8 +56,8 @@ struct Row {
     inference_rate: Option<f64>,
     /// In percent.
     top1: Option<Mean>,
-    /// To the baseline's mean: points of top-1 and their standard error.
-    difference: Option<(f64, Option<f64>)>,
+    /// To the baseline, in points of top-1, over the seeds that both have.
+    difference: Option<Mean>,
     published: Option<Published>,
     /// To the published baseline, in points.
     published_difference: Option<f64>,
@@ -81,9 +89,9 @@ impl Table {
             }
         };
         let mut rows: Vec<Row> = study.variants.iter().map(row).collect();
-        let (baseline, printed) = (rows[0].top1, rows[0].published);
+        let (baseline, printed) = (rows[0].records.clone(), rows[0].published);
         for row in &mut rows[1..] {
-            row.difference = row.top1.zip(baseline).map(|(own, baseline)| own.minus(baseline));
+            row.difference = difference(&row.records, &baseline);
             row.published_difference =
                 row.published.zip(printed).map(|(own, of)| f64::from(own.top1) - f64::from(of.top1));
         }
@@ -125,7 +133,7 @@ impl Table {
             let [params, macs] = [row.params() as f64, row.macs() as f64].map(|n| format!("{:.3} M", n / 1e6));
             let rate = |median: Option<f64>| median.map_or("-".into(), |rate| format!("{rate:.0}"));
             let top1 = row.top1.map_or("-".into(), |mean| with(format!("{:.2}", mean.value), mean.deviation));
-            let difference = row.difference.map_or("-".into(), |(value, error)| with(format!("{value:+.2}"), error));
+            let difference = row.difference.map_or("-".into(), |d| with(format!("{:+.2}", d.value), d.error()));
             let printed = row.published.map_or(["-".into(), "-".into(), "-".into(), "-".into()], |p| {
                 let images = p.images_per_s.map_or("-".into(), |n| n.to_string());
                 [p.parameters.into(), p.macs.into(), images, format!("{:.1}", p.top1)]
@@ -141,7 +149,7 @@ impl Table {
             );
         }
         text + &format!(
-            "\nTop-1: mean of the seeds, ± their standard deviation. Difference: to the {}, in points, ± its standard error. \
+            "\nTop-1: mean of the seeds, ± their standard deviation. Difference: to the {}, in points, seed by seed, ± its standard error. \
              Images a second: median of the seeds. MACs: with recurrences.\nMeasured on: {}.\nPaper: {}.\n",
             self.study.variants[0].label,
             self.machines(),
@@ -169,8 +177,8 @@ impl Table {
                 number(row.inference_rate),
                 number(row.top1.map(|mean| mean.value)),
                 number(row.top1.and_then(|mean| mean.deviation)),
-                number(row.difference.map(|difference| difference.0)),
-                number(row.difference.and_then(|difference| difference.1)),
+                number(row.difference.map(|difference| difference.value)),
+                number(row.difference.and_then(Mean::error)),
                 row.published.map_or_else(String::new, |p| p.parameters.to_owned()),
                 row.published.map_or_else(String::new, |p| p.macs.to_owned()),
                 row.published.and_then(|p| p.images_per_s).map_or_else(String::new, |n| n.to_string()),
@@ -198,7 +206,7 @@ impl Table {
                 "train_images_per_s": row.train_rate,
                 "inference_images_per_s": row.inference_rate,
                 "top1": row.top1.map(mean),
-                "difference": row.difference.map(|(value, error)| json!({ "value": value, "standard_error": error })),
+                "difference": row.difference.map(|d| json!({ "value": d.value, "standard_error": d.error(), "seeds": d.count })),
                 "published": row.published.map(|p| json!({
                     "params": p.parameters,
                     "macs": p.macs,
@@ -223,8 +231,8 @@ impl Table {
         let counts = || self.rows.iter().map(|row| row.records.len() - row.diverged());
         match (counts().min().unwrap_or(0), counts().max().unwrap_or(0)) {
             (_, 0 | 1) => "here, one seed".into(),
-            (least, most) if least == most => format!("here, {most} seeds, ± standard error"),
-            (least, most) => format!("here, {least} to {most} seeds, ± standard error"),
+            (least, most) if least == most => format!("here, {most} seeds, with standard error"),
+            (least, most) => format!("here, {least} to {most} seeds, with standard error"),
         }
     }
 
@@ -233,8 +241,8 @@ impl Table {
         let baseline = &self.study.variants[0];
         let bar = |row: &Row| Bar {
             label: row.variant.label.to_owned(),
-            value: row.difference.map(|difference| difference.0),
-            error: row.difference.and_then(|difference| difference.1),
+            value: row.difference.map(|difference| difference.value),
+            error: row.difference.and_then(Mean::error),
             other: row.published_difference.map(tenth),
         };
         Chart {
@@ -291,16 +299,25 @@ impl Row {
 mod tests {
     use super::*;
 
+    fn record(seed: u64, top1: Option<f64>) -> Record {
+        let text = json!({
+            "study": "", "variant": "", "arch": "", "seed": seed, "settings": "", "params": 0, "macs": 0, "steps": 0,
+            "train_images_per_s": 0.0, "inference_images_per_s": 0.0, "top1": top1, "validation_loss": null,
+            "diverged": null, "curve": [], "skipped": 0, "mila": "", "processor": "", "isa": "", "jobs": 1, "threads": 1,
+        });
+        serde_json::from_value(text).expect("a record")
+    }
+
     #[test]
-    fn means_differ_with_the_error_of_both() {
-        let [a, b] = [[1.0, 3.0].as_slice(), &[5.0, 6.0, 7.0]].map(|values| Mean::of(values).expect("values"));
-        assert_eq!((a.value, a.deviation, a.count), (2.0, Some(2f64.sqrt()), 2));
-        let (difference, error) = b.minus(a);
-        assert_eq!(difference, 4.0);
-        assert!((error.expect("two means of several") - (2.0 / 2.0 + 1.0 / 3.0f64).sqrt()).abs() < 1e-12);
-        let one = Mean::of(&[4.0]).expect("a value");
-        assert_eq!(one.minus(a), (2.0, None));
-        assert_eq!(Mean::of(&[]), None);
+    fn differences_are_taken_seed_by_seed() {
+        let own = [record(0, Some(0.5)), record(1, Some(0.75)), record(2, None), record(3, Some(1.0))];
+        let baseline = [record(1, Some(0.5)), record(0, Some(0.375)), record(2, Some(0.5))];
+        let of = difference(&own, &baseline).expect("two seeds that both have");
+        assert_eq!((of.value, of.count), (18.75, 2));
+        // 12.5 and 25: a deviation of 6.25 √2.
+        assert!((of.error().expect("two values") - 6.25).abs() < 1e-12);
+        assert_eq!(difference(&own[..1], &baseline).and_then(Mean::error), None);
+        assert_eq!(difference(&own[3..], &baseline), None);
     }
 
     #[test]
