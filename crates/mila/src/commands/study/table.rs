@@ -115,7 +115,7 @@ impl Table {
                 1 => String::new(),
                 jobs => format!("; in training {jobs} at a time, in inference while the others wait"),
             };
-            format!("{}, {}, {} threads a cell{others}", r.processor, r.isa, r.threads)
+            format!("{}, {}, threads of a cell: {}{others}", r.processor, r.isa, r.threads)
         };
         let mut machines: Vec<String> = self.records().map(machine).collect();
         machines.sort();
