@@ -55,7 +55,10 @@ impl Activation {
                 for lane in lanes {
                     A::store(math::gelu::<A>(A::load(lane)), lane);
                 }
-                A::store_part(math::gelu::<A>(A::load_part(rest)), rest);
+                // Most slices are whole lanes.
+                if !rest.is_empty() {
+                    A::store_part(math::gelu::<A>(A::load_part(rest)), rest);
+                }
             }
             Activation::Softplus => {
                 for y in y {

@@ -100,6 +100,8 @@ fn empty_batches_of_huge_images_are_refused() {
         mila::npy::write(&scene.path("x.npy"), &[0, 3, side, side], &[]).expect("a written tensor");
         scene.fails(&["run", "mila-nano", "--input", "x.npy", "--output", "y.npy"], 3, "120000000 pixels");
     }
+    mila::npy::write(&scene.path("x.npy"), &[1 << 60, 3, 0, 0], &[]).expect("a written tensor");
+    scene.fails(&["run", "mila-nano", "--input", "x.npy", "--output", "y.npy"], 3, "at least one pixel");
 }
 
 #[test]

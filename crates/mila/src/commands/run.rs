@@ -22,12 +22,10 @@ pub(crate) fn run(args: Run, machine: &Machine, terminal: &Terminal) -> Result<(
         let input = args.input.display();
         return Err(Failure::data(format!("{input}: expected [batch, 3, height, width], found {channels} channels")));
     }
-    if [batch, height, width].contains(&0) {
+    // There may be no image, but none without pixels: of those there can be any number in an empty file.
+    if height == 0 || width == 0 {
         let input = args.input.display();
-        let found = format!("[{batch}, 3, {height}, {width}]");
-        return Err(Failure::data(format!(
-            "{input}: expected at least one image of at least one pixel, found {found}"
-        )));
+        return Err(Failure::data(format!("{input}: expected at least one pixel an image, found {height}x{width}")));
     }
     let most = Limits::default().max_pixels;
     if height.checked_mul(width).is_none_or(|pixels| pixels as u64 > most) {
