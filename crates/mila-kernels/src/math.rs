@@ -211,8 +211,8 @@ pub fn erf<A: Arithmetic>(x: f32) -> f32 {
 
 /// x · P(X < x) of a standard normal variable, sixteen times: the exact ("erf") form of GELU.
 ///
-/// It follows most matrix products, where a processor waits for the longest chain of operations: hence pairs of terms, and pairs of
-/// pairs, instead of Horner's rule, and the same exponential as in [`exp2_decay_each`].
+/// In pairs of terms, and pairs of pairs, instead of Horner's rule, and with the exponential of [`exp2_decay_each`]: a chain half as
+/// long as that of [`normal_tail`].
 #[inline(always)]
 pub fn gelu<A: Arithmetic>(x: A::Register) -> A::Register {
     let (zero, end) = (A::splat(0.0), A::splat(-TAIL_END));

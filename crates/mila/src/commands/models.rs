@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::cli::Models;
 use crate::failure::Failure;
+use crate::sizes::check_trace;
 use crate::terminal::Terminal;
 
 pub(crate) fn run(args: &Models, terminal: &Terminal) -> Result<(), Failure> {
@@ -31,9 +32,7 @@ fn count(preset: &'static Preset, args: &Models) -> Result<Counted, Failure> {
     let trace = Trace::of(preset, Task::Classify { classes })?;
     let (height, width) = args.size.unwrap_or((preset.preprocessing.size, preset.preprocessing.size));
     let sizes = Sizes { batch: 1, height, width };
-    trace.fits(sizes).map_err(|error| {
-        Failure::usage(format_args!("--size {height}x{width}: {} does not take it: {error}", preset.name))
-    })?;
+    check_trace(preset.name, &trace, sizes)?;
     let cost = trace.cost(sizes);
     Ok(Counted { preset, classes, sizes, trace, cost })
 }
