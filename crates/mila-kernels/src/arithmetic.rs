@@ -14,7 +14,7 @@ use crate::{
     bf16::Bf16,
     isa::Level,
     lane::Lane,
-    tile::{self, Steps},
+    tile::{self, Factors, Steps},
 };
 
 /// Floats in a register of [`Arithmetic`]: one register of AVX-512, two of AVX2, four of SSE or NEON.
@@ -102,7 +102,7 @@ pub trait Arithmetic {
     /// `tile[r] = start + Σᵢ left[i][r] · right[i]` over `depth` steps; `right[i]` is `L` lanes.
     #[inline(always)]
     fn multiply<const R: usize, const L: usize>(
-        left: Steps<'_>,
+        left: Factors<'_>,
         right: Steps<'_>,
         depth: usize,
         start: &[Lane; L],

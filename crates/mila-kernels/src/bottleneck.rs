@@ -12,9 +12,9 @@ use crate::{
     isa::Isa,
     linear::Layer,
     matrix::PackedMatrix,
+    rows::Rows,
     scratch,
     shape::{Map, Window},
-    strip::Rows,
 };
 
 /// The three layers; an activation follows the first two.

@@ -11,9 +11,10 @@ use crate::{
     isa::Isa,
     linear::{self, Layer},
     matrix::PackedMatrix,
-    product, scratch,
+    product,
+    rows::Rows,
+    scratch,
     shape::{Map, Window},
-    strip::Rows,
     threads,
     windows::{Overlap, Windows},
 };

@@ -1,16 +1,18 @@
 //! What the operands of a product are made of, and how they lie in memory for it.
 
 use crate::{
+    arithmetic::LANES,
     bf16::{self, BLOCK, Bf16Unit},
-    isa::Isa,
-    lane::Lane,
-    product::Product,
-    strip::{self, Rows},
+    isa::{Isa, Level},
+    lane::{self, Lane},
+    product::{Left, Product, Target},
+    rows::{self, Rows},
+    strip,
 };
 
 /// The format of a packed matrix, which decides about the left-hand side and the product too.
 ///
-/// A left-hand side is a row of strips, each [`lanes`](Format::lanes) for [`strip`](Format::strip) rows.
+/// A left-hand side is either rows or a row of strips, each [`lanes`](Format::lanes) for [`strip`](Format::strip) rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// Floats, multiplied by the instruction set.
@@ -28,19 +30,74 @@ impl Format {
         }
     }
 
-    /// Lanes of a strip.
-    pub(crate) fn lanes(self, depth: usize) -> usize {
+    /// Lanes of memory for the rows of a strip.
+    pub(crate) fn lanes(self, isa: Isa, depth: usize) -> usize {
         match self {
+            Format::F32 if by_rows(isa) => isa.level().strip() * rows::lanes(depth),
             Format::F32 => depth,
             Format::Bf16(unit) => depth.div_ceil(BLOCK) * unit.lanes(),
         }
     }
 
-    /// Fills the strips of some rows, the first and how many.
-    pub(crate) fn fill(self, isa: Isa, rows: Rows<'_>, some: (usize, usize), depth: usize, strips: &mut [Lane]) {
+    /// Strips that are worth a pass over the weights, even if the cache does not hold them: with fewer, weights are read from
+    /// memory more slowly than they are used.
+    pub(crate) fn fewest(self, isa: Isa) -> usize {
         match self {
-            Format::F32 => strip::fill(isa, rows, some, depth, strips),
-            Format::Bf16(unit) => bf16::rows::fill(unit, rows, some, depth, strips),
+            Format::F32 if by_rows(isa) => 16,
+            _ => 8,
+        }
+    }
+
+    /// The rows from `first` on as a left-hand side where they lie, if they can be multiplied there.
+    pub(crate) fn in_place<'a>(self, isa: Isa, rows: Rows<'a>, first: usize) -> Option<Left<'a>> {
+        match (self, rows) {
+            (Format::F32, Rows::Plain { x, stride }) if by_rows(isa) => {
+                Some(Left::Rows { x: &x[first * stride..], stride })
+            }
+            _ => None,
+        }
+    }
+
+    /// Writes some rows, the first and how many, to memory for [`left`](Format::left).
+    pub(crate) fn fill(self, isa: Isa, rows: Rows<'_>, some: (usize, usize), depth: usize, memory: &mut [Lane]) {
+        match self {
+            Format::F32 if by_rows(isa) => rows::fill(isa, rows, some, depth, memory),
+            Format::F32 => strip::fill(isa, rows, some, depth, memory),
+            Format::Bf16(unit) => bf16::rows::fill(unit, rows, some, depth, memory),
+        }
+    }
+
+    /// Rows in memory, `depth` numbers each, as a left-hand side.
+    pub(crate) fn left(self, isa: Isa, memory: &[Lane], depth: usize) -> Left<'_> {
+        match self {
+            Format::F32 if by_rows(isa) => Left::Rows { x: lane::floats(memory), stride: LANES * rows::lanes(depth) },
+            _ => Left::Strips(memory),
+        }
+    }
+
+    /// Some rows, the first and how many, as a left-hand side, in memory if they must be written first.
+    pub(crate) fn prepare<'a>(
+        self,
+        isa: Isa,
+        rows: Rows<'a>,
+        some: (usize, usize),
+        depth: usize,
+        memory: &'a mut [Lane],
+    ) -> Left<'a> {
+        if let Some(left) = self.in_place(isa, rows, some.0) {
+            return left;
+        }
+        self.fill(isa, rows, some, depth, memory);
+        self.left(isa, memory, depth)
+    }
+
+    /// Memory as where a product of `columns` columns goes, the left-hand side of the next one.
+    pub(crate) fn target(self, isa: Isa, memory: &mut [Lane], columns: usize) -> Target<'_> {
+        match self {
+            Format::F32 if by_rows(isa) => {
+                Target::Rows { y: lane::floats_mut(memory), stride: LANES * rows::lanes(columns) }
+            }
+            _ => Target::Strips(memory),
         }
     }
 
@@ -51,4 +108,12 @@ impl Format {
             Format::Bf16(unit) => unit.run(bf16::product::Bf16Product { unit, product }),
         }
     }
+}
+
+/// Whether products of floats read rows; from strips else.
+///
+/// A tile of six rows or three reads them side by side by itself; for fourteen there are neither registers for the addresses nor
+/// ways in a cache.
+fn by_rows(isa: Isa) -> bool {
+    isa.level() != Level::Avx512
 }

@@ -10,9 +10,8 @@ use crate::{
     lane::Lane,
     matrix::{PANEL, PackedMatrix},
     product::{self, Left, Product, Right, Start, Target},
-    scratch,
-    strip::{Norm, Rows},
-    threads,
+    rows::{Norm, Rows},
+    scratch, threads,
 };
 
 /// `y = activation(x W + bias) + residual`.
@@ -94,8 +93,8 @@ pub fn forward_normed_pair(
         return second.run(isa, rows);
     }
     let count = x.len() / weight.depth();
-    let height = weight.format().strip(isa);
-    let Some(height) = piece(height, count, weight.columns() + weight_2.columns(), weight.depth()) else {
+    let extent = (weight.columns() + weight_2.columns(), weight.depth());
+    let Some(height) = piece(isa, weight.format(), count, extent) else {
         return by_panels(isa, rows, count, &mut [first, second]);
     };
     let pieces = first.y.par_chunks_mut(height * weight.columns());
@@ -105,20 +104,20 @@ pub fn forward_normed_pair(
     });
 }
 
-/// Rows of a piece for one thread, whole strips of `height`, if threads had better share the rows than the columns.
+/// Rows of a piece for one thread, whole strips, if threads had better share the rows than the columns.
 ///
 /// Where there are few rows the weights are the larger operand, and a thread should read its own part of them.
-pub(crate) fn piece(height: usize, rows: usize, columns: usize, depth: usize) -> Option<usize> {
+pub(crate) fn piece(isa: Isa, format: Format, rows: usize, (columns, depth): (usize, usize)) -> Option<usize> {
     /// Multiply-adds that are not worth a second thread.
     const SMALL: usize = 1 << 17;
-    let threads = rayon::current_num_threads();
+    let (threads, height) = (rayon::current_num_threads(), format.strip(isa));
     let strips = rows.div_ceil(height);
     if threads == 1 || rows * columns * depth <= SMALL {
         return Some(rows.max(1));
     }
     let few = strips < 4 * threads && columns >= 2 * threads * PANEL;
     // Every piece reads all weights: many small ones only where there are many rows.
-    let pieces = threads * (strips / (8 * threads)).clamp(1, 4);
+    let pieces = threads * (strips / (format.fewest(isa) * threads)).clamp(1, 4);
     (!few).then(|| strips.div_ceil(pieces) * height)
 }
 
@@ -167,7 +166,7 @@ impl<'a> Layer<'a> {
     pub(crate) fn run(self, isa: Isa, rows: Rows<'_>) {
         let Some(count) = self.rows().filter(|&count| count > 0) else { return };
         let Layer { weight, epilogue, y } = self;
-        match piece(weight.format().strip(isa), count, weight.columns(), weight.depth()) {
+        match piece(isa, weight.format(), count, (weight.columns(), weight.depth())) {
             Some(height) if height >= count => piece_of_rows(isa, rows, 0, &mut [Layer { weight, epilogue, y }]),
             Some(height) => {
                 y.par_chunks_mut(height * weight.columns()).enumerate().for_each(|(index, y)| {
@@ -179,12 +178,10 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// Strips, of `strips`, that are multiplied in one pass over the weights, where the cache holds `fitting`: about as many, and all
-/// passes alike, since a last one of a strip or two would read the weights for next to nothing.
-pub(crate) fn group(strips: usize, fitting: usize) -> usize {
-    /// With fewer, even if the cache holds no more, the weights would be read from memory more slowly than they are used.
-    const FEWEST: usize = 8;
-    let fitting = fitting.max(FEWEST);
+/// Strips, of `strips`, that are multiplied in one pass over the weights, where the cache holds `fitting`: about as many, but not
+/// fewer than `fewest`, and all passes alike, since a last one of a strip or two would read the weights for next to nothing.
+pub(crate) fn group(strips: usize, fitting: usize, fewest: usize) -> usize {
+    let fitting = fitting.max(fewest);
     strips.div_ceil(((strips + fitting / 2) / fitting).max(1))
 }
 
@@ -194,19 +191,20 @@ fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>
         return;
     };
     let (depth, format) = (weight.depth(), weight.format());
-    let (height, lanes) = (format.strip(isa), format.lanes(depth));
+    let (height, lanes) = (format.strip(isa), format.lanes(isa, depth));
     // Strips stay in the second-level cache while the panels pass by.
     let strips = count.div_ceil(height).max(1);
-    let group = group(strips, cache::second_level() / 4 / (lanes.max(1) * size_of::<Lane>()));
+    let fitting = cache::second_level() / 4 / (lanes.max(1) * size_of::<Lane>());
+    let group = group(strips, fitting, format.fewest(isa));
     scratch::lanes(group * lanes, |strips| {
         for begin in (0..count).step_by(group * height) {
             let rows_here = (group * height).min(count - begin);
             let strips = &mut strips[..rows_here.div_ceil(height) * lanes];
-            format.fill(isa, rows, (first + begin, rows_here), depth, strips);
+            let left = format.prepare(isa, rows, (first + begin, rows_here), depth, strips);
             for Layer { weight, epilogue, y } in &mut *layers {
                 let columns = weight.columns();
                 let product = Product {
-                    left: Left::Strips(strips),
+                    left,
                     rows: rows_here,
                     right: Right::Packed(weight),
                     panels: 0..weight.panels(),
@@ -225,24 +223,30 @@ fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>
 fn by_panels(isa: Isa, rows: Rows<'_>, count: usize, layers: &mut [Layer<'_>]) {
     let (depth, format) =
         layers.first().map_or((0, Format::F32), |layer| (layer.weight.depth(), layer.weight.format()));
-    let (height, lanes) = (format.strip(isa), format.lanes(depth));
+    let (height, lanes) = (format.strip(isa), format.lanes(isa, depth));
+    let mut all = |left: Left<'_>| {
+        for Layer { weight, epilogue, y } in &mut *layers {
+            panels(isa, left, count, weight, *epilogue, y);
+        }
+    };
+    if let Some(left) = format.in_place(isa, rows, 0) {
+        return all(left);
+    }
     scratch::lanes(count.div_ceil(height) * lanes, |strips| {
         strips.par_chunks_mut(lanes.max(1)).enumerate().for_each(|(index, strip)| {
             let first = index * height;
             format.fill(isa, rows, (first, height.min(count - first)), depth, strip);
         });
-        for Layer { weight, epilogue, y } in layers {
-            panels(isa, strips, count, weight, *epilogue, y);
-        }
+        all(format.left(isa, strips, depth));
     });
 }
 
-/// A layer of some strips, panel by panel.
-fn panels(isa: Isa, strips: &[Lane], count: usize, weight: &PackedMatrix, epilogue: Epilogue<'_>, y: &mut [f32]) {
+/// A layer of some rows, panel by panel.
+fn panels(isa: Isa, left: Left<'_>, count: usize, weight: &PackedMatrix, epilogue: Epilogue<'_>, y: &mut [f32]) {
     scratch::floats(weight.panels() * count * PANEL, |parts| {
         parts.par_chunks_mut(count * PANEL).enumerate().for_each(|(panel, part)| {
             let product = Product {
-                left: Left::Strips(strips),
+                left,
                 rows: count,
                 right: Right::Packed(weight),
                 panels: panel..panel + 1,
@@ -338,7 +342,7 @@ mod tests {
         for (strips, fitting, wanted) in
             [(1, 0, 1), (9, 3, 9), (17, 3, 9), (17, 10, 9), (20, 10, 10), (131, 40, 44), (4, 99, 4)]
         {
-            assert_eq!(group(strips, fitting), wanted, "{strips} strips, {fitting} fit");
+            assert_eq!(group(strips, fitting, 8), wanted, "{strips} strips, {fitting} fit");
         }
     }
 

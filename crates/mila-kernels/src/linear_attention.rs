@@ -21,12 +21,12 @@ use std::ops::Range;
 
 use crate::{
     activation::Activation,
+    format::Format,
     isa::Isa,
     matrix::PackedMatrix,
     product::{Left, Product, Right, Start, Target},
-    scratch,
-    strip::{self, Rows},
-    threads,
+    rows::Rows,
+    scratch, threads,
 };
 
 mod backward;
@@ -267,11 +267,10 @@ fn multiply_heads(isa: Isa, left: &[f32], right: &[PackedMatrix], widths: (usize
     let (rows, height) = (y.len() / widths.1, isa.level().strip());
     for (head, right) in right.iter().enumerate() {
         let (depth, first) = (right.depth(), head * right.columns());
-        scratch::lanes(rows.div_ceil(height) * depth, |strips| {
+        scratch::lanes(rows.div_ceil(height) * Format::F32.lanes(isa, depth), |memory| {
             let rows_of_head = Rows::Plain { x: &left[head * depth..], stride: widths.0 };
-            strip::fill(isa, rows_of_head, (0, rows), depth, strips);
             isa.run(Product {
-                left: Left::Strips(strips),
+                left: Format::F32.prepare(isa, rows_of_head, (0, rows), depth, memory),
                 rows,
                 right: Right::Packed(right),
                 panels: 0..right.panels(),

@@ -1,8 +1,8 @@
 //! Two layers with an activation between them: y = activation(norm(x) W₁ + b₁) W₂ + b₂ + residual, or with the windows of a map
 //! in place of norm(x): a convolution and a 1x1 one.
 //!
-//! The hidden layer, four times as wide as the input in most models, never leaves the second-level cache: for a few strips of
-//! rows at a time it is computed, already transposed, into the strips that the second layer reads.
+//! The hidden layer, four times as wide as the input in most models, is never whole: for a few strips of rows at a time it is
+//! computed into memory as the second layer reads it, which stays in the second-level cache or near it.
 
 use rayon::prelude::*;
 
@@ -14,10 +14,10 @@ use crate::{
     lane::Lane,
     linear::{self, Layer},
     matrix::PackedMatrix,
-    product::{Left, Product, Right, Start, Target},
+    product::{Product, Right, Start, Target},
+    rows::{Norm, Rows},
     scratch,
     shape::{Map, Window},
-    strip::{Norm, Rows},
     windows::Windows,
 };
 
@@ -79,7 +79,7 @@ fn run(isa: Isa, input: Rows<'_>, mlp: Mlp<'_>, y: &mut [f32]) {
         return;
     }
     let rows = y.len() / outputs;
-    match linear::piece(mlp.fc1.format().strip(isa), rows, hidden, mlp.fc1.depth()) {
+    match linear::piece(isa, mlp.fc1.format(), rows, (hidden, mlp.fc1.depth())) {
         Some(height) => {
             let pieces = y.par_chunks_mut(height * outputs);
             pieces.enumerate().for_each(|(index, y)| piece(isa, input, mlp, index * height, y));
@@ -98,31 +98,31 @@ fn run(isa: Isa, input: Rows<'_>, mlp: Mlp<'_>, y: &mut [f32]) {
 fn piece(isa: Isa, input: Rows<'_>, mlp: Mlp<'_>, first: usize, y: &mut [f32]) {
     let (inputs, hidden, outputs) = (mlp.fc1.depth(), mlp.fc1.columns(), mlp.fc2.columns());
     let (format, count) = (mlp.fc1.format(), y.len() / outputs);
-    let (height, left, middle) = (format.strip(isa), format.lanes(inputs), format.lanes(hidden));
-    // Strips, in and between the layers, stay in the second-level cache while the weights pass by.
+    let (height, left, middle) = (format.strip(isa), format.lanes(isa, inputs), format.lanes(isa, hidden));
+    // Rows, in and between the layers, stay in the second-level cache, or near it, while the weights pass by.
     let strips = count.div_ceil(height);
     let fitting = cache::second_level() / 8 * 3 / ((left + middle) * size_of::<Lane>()).max(1);
-    let group = linear::group(strips, fitting);
+    let group = linear::group(strips, fitting, format.fewest(isa));
     scratch::lanes(group * (left + middle), |lanes| {
         let (left_strips, middle_strips) = lanes.split_at_mut(group * left);
         for begin in (0..count).step_by(group * height) {
             let rows = (group * height).min(count - begin);
             let strips = rows.div_ceil(height);
             let (left, middle) = (&mut left_strips[..strips * left], &mut middle_strips[..strips * middle]);
-            format.fill(isa, input, (first + begin, rows), inputs, left);
+            let left = format.prepare(isa, input, (first + begin, rows), inputs, left);
             let hidden = Product {
-                left: Left::Strips(left),
+                left,
                 rows,
                 right: Right::Packed(mlp.fc1),
                 panels: 0..mlp.fc1.panels(),
                 start: Start::bias(mlp.bias),
                 activation: mlp.activation,
                 residual: None,
-                target: Target::Strips(middle),
+                target: format.target(isa, middle, mlp.fc1.columns()),
             };
             format.multiply(isa, hidden);
             let output = Product {
-                left: Left::Strips(middle),
+                left: format.left(isa, middle, mlp.fc2.depth()),
                 rows,
                 right: Right::Packed(mlp.fc2),
                 panels: 0..mlp.fc2.panels(),

@@ -1,4 +1,4 @@
-//! Strips: a few rows of a matrix, transposed, for the left-hand side of a product.
+//! Strips: a few rows of a matrix, transposed, for the left-hand side of a product by AVX-512.
 //!
 //! A tile of a product needs, for every step down the depth, one float of each of its rows. In a strip these stand side by
 //! side: `[depth]` lanes, each with one float for up to [`STRIP`](Arithmetic::STRIP) rows. So a product reads one stream
@@ -9,55 +9,9 @@ use crate::{
     arithmetic::{Arithmetic, LANES},
     isa::{Isa, Kernel},
     lane::Lane,
+    rows::{Centre, Norm, Rows},
     windows::{Overlap, Position, Windows},
 };
-
-/// What a norm takes deviations from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Centre {
-    /// The mean of the row: layer norm.
-    #[default]
-    Mean,
-    /// Zero: RMSNorm.
-    Zero,
-}
-
-/// The scale and the shift of a norm over channels.
-#[derive(Clone, Copy, Debug)]
-pub struct Norm<'a> {
-    /// `[channels]`
-    pub weight: &'a [f32],
-    /// `[channels]`
-    pub bias: &'a [f32],
-    /// Added to the variance.
-    pub eps: f32,
-    /// What the variance is about.
-    pub centre: Centre,
-}
-
-impl Norm<'_> {
-    /// Panics unless the norm is one of `channels` channels.
-    pub(crate) fn check(&self, channels: usize) {
-        assert_eq!(
-            (self.weight.len(), self.bias.len()),
-            (channels, channels),
-            "layer norm: lengths of weight and bias"
-        );
-    }
-}
-
-/// The rows of a left-hand matrix, `[rows, depth]`, and what happens to them on the way into the product.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Rows<'a> {
-    /// Rows that begin `stride` floats apart.
-    Plain { x: &'a [f32], stride: usize },
-    /// x ⊙ gate, both contiguous.
-    Gated { x: &'a [f32], gate: &'a [f32] },
-    /// The layer norm of contiguous rows.
-    Normed { x: &'a [f32], norm: Norm<'a> },
-    /// The windows of a convolution, one a row.
-    Windows(Windows<'a>),
-}
 
 /// Fills the strips of `count` rows from `first` on: `[strip, depth]` lanes. Rows that are missing in the last strip are zero.
 pub(crate) fn fill(isa: Isa, rows: Rows<'_>, (first, count): (usize, usize), depth: usize, strips: &mut [Lane]) {

@@ -8,33 +8,45 @@ use crate::{
     lane::Lane,
 };
 
-/// One side of a tile: the floats of step `i` begin at `floats[i * stride]`, one for each row or column.
+/// The left-hand side of a tile: the float of row `r` in step `i` is `floats[i * step + r * row]`.
+#[derive(Clone, Copy)]
+pub struct Factors<'a> {
+    pub(crate) floats: &'a [f32],
+    pub(crate) step: usize,
+    pub(crate) row: usize,
+}
+
+impl Factors<'_> {
+    /// Panics unless there are the floats of `rows` rows for each of `depth` steps.
+    #[inline(always)]
+    pub(crate) fn check(&self, rows: usize, depth: usize) {
+        let (Some(last_row), Some(last)) = (rows.checked_sub(1), depth.checked_sub(1)) else { return };
+        let last = last.checked_mul(self.step).zip(last_row.checked_mul(self.row)).and_then(|(a, b)| a.checked_add(b));
+        assert!(last.is_some_and(|last| last < self.floats.len()), "a tile reads beyond its left-hand side");
+    }
+}
+
+/// The right-hand side of a tile: the columns of step `i` begin at `floats[i * stride]`.
 #[derive(Clone, Copy)]
 pub struct Steps<'a> {
     pub(crate) floats: &'a [f32],
     pub(crate) stride: usize,
 }
 
-impl<'a> Steps<'a> {
-    /// Those after the first `skipped`.
-    #[inline(always)]
-    pub(crate) fn after(self, skipped: usize) -> Steps<'a> {
-        Steps { floats: &self.floats[self.floats.len().min(skipped * self.stride)..], stride: self.stride }
-    }
-
+impl Steps<'_> {
     /// Panics unless there are `count` floats for each of `depth` steps.
     #[inline(always)]
     pub(crate) fn check(&self, count: usize, depth: usize) {
         let Some(last) = depth.checked_sub(1) else { return };
         let end = last.checked_mul(self.stride).and_then(|last| last.checked_add(count));
-        assert!(end.is_some_and(|end| end <= self.floats.len()), "a tile reads beyond one of its sides");
+        assert!(end.is_some_and(|end| end <= self.floats.len()), "a tile reads beyond its right-hand side");
     }
 }
 
 /// `tile[r] = start + Σᵢ left[i][r] · right[i]` over `depth` steps, written plainly; `right[i]` is `L` lanes.
 #[inline(always)]
 pub(crate) fn multiply<A: Arithmetic, const R: usize, const L: usize>(
-    left: Steps<'_>,
+    left: Factors<'_>,
     right: Steps<'_>,
     depth: usize,
     start: &[Lane; L],
@@ -46,7 +58,7 @@ pub(crate) fn multiply<A: Arithmetic, const R: usize, const L: usize>(
     }
     let mut sums = [first; R];
     for i in 0..depth {
-        let left = &left.floats[i * left.stride..][..R];
+        let left = Factors { floats: &left.floats[i * left.step..], ..left };
         let (lanes, _) = right.floats[i * right.stride..].as_chunks();
         let mut right = [A::splat(0.0); L];
         for (register, lane) in right.iter_mut().zip(lanes) {
@@ -54,7 +66,7 @@ pub(crate) fn multiply<A: Arithmetic, const R: usize, const L: usize>(
         }
         for r in 0..R {
             for l in 0..L {
-                sums[r][l] = A::mul_add_each(A::splat(left[r]), right[l], sums[r][l]);
+                sums[r][l] = A::mul_add_each(A::splat(left.floats[r * left.row]), right[l], sums[r][l]);
             }
         }
     }
@@ -72,78 +84,79 @@ pub(crate) fn multiply<A: Arithmetic, const R: usize, const L: usize>(
 macro_rules! tile {
     (zmm 14, $multiply:literal, $operands:tt) => {
         tile!(zmm $multiply, $operands, [
-                ("0", "0", "zmm0", "zmm1"),
-                ("4", "128", "zmm2", "zmm3"),
-                ("8", "256", "zmm4", "zmm5"),
-                ("12", "384", "zmm6", "zmm7"),
-                ("16", "512", "zmm8", "zmm9"),
-                ("20", "640", "zmm10", "zmm11"),
-                ("24", "768", "zmm12", "zmm13"),
-                ("28", "896", "zmm14", "zmm15"),
-                ("32", "1024", "zmm16", "zmm17"),
-                ("36", "1152", "zmm18", "zmm19"),
-                ("40", "1280", "zmm20", "zmm21"),
-                ("44", "1408", "zmm22", "zmm23"),
-                ("48", "1536", "zmm24", "zmm25"),
-                ("52", "1664", "zmm26", "zmm27"),
+                ("[{left}]", "0", "zmm0", "zmm1"),
+                ("[{left} + 4]", "128", "zmm2", "zmm3"),
+                ("[{left} + 8]", "256", "zmm4", "zmm5"),
+                ("[{left} + 12]", "384", "zmm6", "zmm7"),
+                ("[{left} + 16]", "512", "zmm8", "zmm9"),
+                ("[{left} + 20]", "640", "zmm10", "zmm11"),
+                ("[{left} + 24]", "768", "zmm12", "zmm13"),
+                ("[{left} + 28]", "896", "zmm14", "zmm15"),
+                ("[{left} + 32]", "1024", "zmm16", "zmm17"),
+                ("[{left} + 36]", "1152", "zmm18", "zmm19"),
+                ("[{left} + 40]", "1280", "zmm20", "zmm21"),
+                ("[{left} + 44]", "1408", "zmm22", "zmm23"),
+                ("[{left} + 48]", "1536", "zmm24", "zmm25"),
+                ("[{left} + 52]", "1664", "zmm26", "zmm27"),
         ])
     };
     (zmm 8, $multiply:literal, $operands:tt) => {
         tile!(zmm $multiply, $operands, [
-                ("0", "0", "zmm0", "zmm1"),
-                ("4", "128", "zmm2", "zmm3"),
-                ("8", "256", "zmm4", "zmm5"),
-                ("12", "384", "zmm6", "zmm7"),
-                ("16", "512", "zmm8", "zmm9"),
-                ("20", "640", "zmm10", "zmm11"),
-                ("24", "768", "zmm12", "zmm13"),
-                ("28", "896", "zmm14", "zmm15"),
+                ("[{left}]", "0", "zmm0", "zmm1"),
+                ("[{left} + 4]", "128", "zmm2", "zmm3"),
+                ("[{left} + 8]", "256", "zmm4", "zmm5"),
+                ("[{left} + 12]", "384", "zmm6", "zmm7"),
+                ("[{left} + 16]", "512", "zmm8", "zmm9"),
+                ("[{left} + 20]", "640", "zmm10", "zmm11"),
+                ("[{left} + 24]", "768", "zmm12", "zmm13"),
+                ("[{left} + 28]", "896", "zmm14", "zmm15"),
         ])
     };
     (zmm 7, $multiply:literal, $operands:tt) => {
         tile!(zmm $multiply, $operands, [
-                ("0", "0", "zmm0", "zmm1"),
-                ("4", "128", "zmm2", "zmm3"),
-                ("8", "256", "zmm4", "zmm5"),
-                ("12", "384", "zmm6", "zmm7"),
-                ("16", "512", "zmm8", "zmm9"),
-                ("20", "640", "zmm10", "zmm11"),
-                ("24", "768", "zmm12", "zmm13"),
+                ("[{left}]", "0", "zmm0", "zmm1"),
+                ("[{left} + 4]", "128", "zmm2", "zmm3"),
+                ("[{left} + 8]", "256", "zmm4", "zmm5"),
+                ("[{left} + 12]", "384", "zmm6", "zmm7"),
+                ("[{left} + 16]", "512", "zmm8", "zmm9"),
+                ("[{left} + 20]", "640", "zmm10", "zmm11"),
+                ("[{left} + 24]", "768", "zmm12", "zmm13"),
         ])
     };
     (ymm 6, $multiply:literal, $operands:tt) => {
         tile!(ymm $multiply, $operands, [
-                ("0", "0", "ymm0", "ymm1"),
-                ("4", "64", "ymm2", "ymm3"),
-                ("8", "128", "ymm4", "ymm5"),
-                ("12", "192", "ymm6", "ymm7"),
-                ("16", "256", "ymm8", "ymm9"),
-                ("20", "320", "ymm10", "ymm11"),
+                ("[{left}]", "0", "ymm0", "ymm1"),
+                ("[{left} + {row}]", "64", "ymm2", "ymm3"),
+                ("[{left} + 2*{row}]", "128", "ymm4", "ymm5"),
+                ("[{left} + {row_3}]", "192", "ymm6", "ymm7"),
+                ("[{left} + 4*{row}]", "256", "ymm8", "ymm9"),
+                ("[{left} + {row_5}]", "320", "ymm10", "ymm11"),
         ])
     };
     (ymm 4, $multiply:literal, $operands:tt) => {
         tile!(ymm $multiply, $operands, [
-                ("0", "0", "ymm0", "ymm1"),
-                ("4", "64", "ymm2", "ymm3"),
-                ("8", "128", "ymm4", "ymm5"),
-                ("12", "192", "ymm6", "ymm7"),
+                ("[{left}]", "0", "ymm0", "ymm1"),
+                ("[{left} + {row}]", "64", "ymm2", "ymm3"),
+                ("[{left} + 2*{row}]", "128", "ymm4", "ymm5"),
+                ("[{left} + {row_3}]", "192", "ymm6", "ymm7"),
         ])
     };
     (ymm 3, $multiply:literal, $operands:tt) => {
         tile!(ymm $multiply, $operands, [
-                ("0", "0", "ymm0", "ymm1"),
-                ("4", "64", "ymm2", "ymm3"),
-                ("8", "128", "ymm4", "ymm5"),
+                ("[{left}]", "0", "ymm0", "ymm1"),
+                ("[{left} + {row}]", "64", "ymm2", "ymm3"),
+                ("[{left} + 2*{row}]", "128", "ymm4", "ymm5"),
         ])
     };
     (ymm 1, $multiply:literal, $operands:tt) => {
         tile!(ymm $multiply, $operands, [
-                ("0", "0", "ymm0", "ymm1"),
+                ("[{left}]", "0", "ymm0", "ymm1"),
         ])
     };
     (ymm $multiply:literal, $operands:tt, $rows:tt) => {
         tile!(
             $multiply, $operands, ["32", "ymm12", "ymm13", "ymm14"], [],
+            [(row, 1), (row_3, 3), (row_5, 5)],
             $rows,
             ["ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", "ymm11", "ymm12", "ymm13", "ymm14"]
         )
@@ -151,7 +164,7 @@ macro_rules! tile {
     (zmm $multiply:literal, $operands:tt, $rows:tt) => {
         tile!(
             $multiply, $operands, ["64", "zmm28", "zmm29", "zmm30"],
-            ["[{right} + 2048]", "[{right} + 2112]", "[{left} + 1024]"],
+            ["[{right} + 2048]", "[{right} + 2112]", "[{left} + 1024]"], [],
             $rows,
             ["zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11", "zmm12", "zmm13", "zmm14", "zmm15", "zmm16", "zmm17", "zmm18", "zmm19", "zmm20", "zmm21", "zmm22", "zmm23", "zmm24", "zmm25", "zmm26", "zmm27", "zmm28", "zmm29", "zmm30"]
         )
@@ -159,23 +172,26 @@ macro_rules! tile {
     (
         $multiply:literal, ($left:expr, $right:expr, $depth:expr, $start:expr, $tile:expr),
         [$half:literal, $right_0:literal, $right_1:literal, $left_0:literal], [$($prefetch:literal),*],
-        [$(($step:literal, $at:literal, $sum_0:literal, $sum_1:literal),)*], [$($clobber:tt),*]
+        [$(($rows:ident, $times:literal)),*],
+        [$(($factor:literal, $at:literal, $sum_0:literal, $sum_1:literal),)*], [$($clobber:tt),*]
     ) => {
         std::arch::asm!(
             $(
                 concat!("vmovups ", $sum_0, ", [{start}]"),
                 concat!("vmovups ", $sum_1, ", [{start} + ", $half, "]"),
             )*
+            // Named, since not every tile has so many rows.
+            $(concat!("# {", stringify!($rows), "}"),)*
             "2:",
             $(concat!("prefetcht0 ", $prefetch),)*
             concat!("vmovups ", $right_0, ", [{right}]"),
             concat!("vmovups ", $right_1, ", [{right} + ", $half, "]"),
             $(
-                concat!("vbroadcastss ", $left_0, ", dword ptr [{left} + ", $step, "]"),
+                concat!("vbroadcastss ", $left_0, ", dword ptr ", $factor),
                 concat!($multiply, " ", $sum_0, ", ", $left_0, ", ", $right_0),
                 concat!($multiply, " ", $sum_1, ", ", $left_0, ", ", $right_1),
             )*
-            "add {left}, {stride}",
+            "add {left}, {step}",
             "add {right}, {right_stride}",
             "dec {depth}",
             "jnz 2b",
@@ -184,7 +200,8 @@ macro_rules! tile {
                 concat!("vmovups [{tile} + ", $at, " + ", $half, "], ", $sum_1),
             )*
             left = inout(reg) $left.floats.as_ptr() => _,
-            stride = in(reg) 4 * $left.stride,
+            step = in(reg) 4 * $left.step,
+            $($rows = in(reg) $times * 4 * $left.row,)*
             right = inout(reg) $right.floats.as_ptr() => _,
             right_stride = in(reg) 4 * $right.stride,
             depth = inout(reg) $depth => _,
@@ -205,7 +222,7 @@ pub(crate) use tile;
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usize>(
-    left: Steps<'_>,
+    left: Factors<'_>,
     right: Steps<'_>,
     depth: usize,
     start: &[Lane; L],
@@ -215,7 +232,7 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
     right.check(L * LANES, depth);
     // Of all cases: `check` has seen that `R` floats of the left-hand side and `L` lanes of the right-hand side are there for each
     // of `depth` steps; `L` lanes of the start are read and `R` by `L` lanes of the tile are written. Prefetching reads nothing.
-    match (R, L, depth > 0) {
+    match (R, L, depth > 0 && left.row == 1) {
         // SAFETY: the caller vouches for the instructions; memory as above.
         (14, 2, true) => unsafe { tile!(zmm 14, "vfmadd231ps", (left, right, depth, start, tile)) },
         // SAFETY: as above.
@@ -233,7 +250,7 @@ pub(crate) unsafe fn multiply_avx512<A: Arithmetic, const R: usize, const L: usi
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) unsafe fn multiply_avx2<A: Arithmetic, const R: usize, const L: usize>(
-    left: Steps<'_>,
+    left: Factors<'_>,
     right: Steps<'_>,
     depth: usize,
     start: &[Lane; L],

@@ -26,7 +26,7 @@ use crate::{
     isa::Level,
     lane::Lane,
     shape::Map,
-    tile::Steps,
+    tile::{Factors, Steps},
 };
 
 mod backward;
@@ -194,7 +194,7 @@ fn column<A: Arithmetic, const R: usize, const L: usize>(
     let mut tile = [[Lane::ZERO; L]; R];
     let right = Steps { floats: &right[lane * LANES..], stride: width };
     for row in (0..rows).step_by(R) {
-        let left = Steps { floats: &left[row..], stride: left_width };
+        let left = Factors { floats: &left[row..], step: left_width, row: 1 };
         A::multiply(left, right, depth, &start, &mut tile);
         for (r, lanes) in tile.iter().enumerate() {
             let y = &mut y[(row + r) * width + lane * LANES..][..L * LANES];

@@ -9,7 +9,7 @@ use super::{Arithmetic, LANES};
 use crate::{
     isa::Level,
     lane::Lane,
-    tile::{self, Steps},
+    tile::{self, Factors, Steps},
 };
 
 /// Floats in a machine register.
@@ -29,7 +29,7 @@ impl Arithmetic for Avx2 {
 
     #[inline(always)]
     fn multiply<const R: usize, const L: usize>(
-        left: Steps<'_>,
+        left: Factors<'_>,
         right: Steps<'_>,
         depth: usize,
         start: &[Lane; L],

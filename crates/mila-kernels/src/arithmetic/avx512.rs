@@ -6,7 +6,7 @@ use super::{Arithmetic, LANES, narrow_plainly};
 use crate::{
     isa::Level,
     lane::Lane,
-    tile::{self, Steps},
+    tile::{self, Factors, Steps},
 };
 
 /// The arithmetic of [`Level::Avx512`], also where AVX-512 BF16 is there.
@@ -23,7 +23,7 @@ impl<const BF16: bool> Arithmetic for Avx512<BF16> {
 
     #[inline(always)]
     fn multiply<const R: usize, const L: usize>(
-        left: Steps<'_>,
+        left: Factors<'_>,
         right: Steps<'_>,
         depth: usize,
         start: &[Lane; L],

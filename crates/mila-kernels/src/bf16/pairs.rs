@@ -5,7 +5,7 @@ use crate::{
     arithmetic::LANES,
     lane::{self, Lane},
     matrix::{PANEL, Panel},
-    tile::{Steps, tile},
+    tile::{Factors, Steps, tile},
 };
 
 /// Rows of a tile.
@@ -50,7 +50,7 @@ impl Tile for Avx512Bf16 {
 
     #[inline(always)]
     fn multiply(&self, strip: &[Lane], panel: &[Panel], start: &[Lane; 2], rows: usize, tile: &mut [[Lane; 2]]) {
-        let left = Steps { floats: lane::floats(strip), stride: LANES };
+        let left = Factors { floats: lane::floats(strip), step: LANES, row: 1 };
         let right = Steps { floats: lane::floats(panel.as_flattened()), stride: PANEL };
         let depth = panel.len();
         left.check(ROWS, depth);

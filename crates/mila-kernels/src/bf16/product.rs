@@ -1,6 +1,6 @@
 //! Matrix products with a packed right-hand side in bf16.
 
-use super::{Bf16Unit, Kind, rows};
+use super::{BLOCK, Bf16Unit, Kind, rows};
 use crate::{
     arithmetic::{Arithmetic, LANES},
     isa::Kernel,
@@ -53,7 +53,7 @@ impl Bf16Product<'_> {
         let (Left::Strips(strips), Right::Packed(right)) = (left, right) else {
             unreachable!("operands in bf16 are strips and a packed matrix")
         };
-        let lanes = right.format().lanes(right.depth());
+        let lanes = right.depth().div_ceil(BLOCK) * self.unit.lanes();
         let mut tile = [[Lane::ZERO; 2]; PANEL];
         for panel in self.product.panels.clone() {
             let start = first_lanes(start, panel * PANEL);

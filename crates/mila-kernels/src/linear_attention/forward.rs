@@ -13,8 +13,8 @@ use crate::{
     math::elu_plus_one,
     matrix::PackedMatrix,
     product::{Left, Product, Right, Start, Target},
-    scratch,
-    strip::{self, Rows},
+    rows::Rows,
+    scratch, strip,
 };
 
 /// Tokens whose keys are in the first-level cache at a time.

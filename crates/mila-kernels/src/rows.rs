@@ -1,0 +1,283 @@
+//! The rows of a left-hand matrix, and what happens to them on the way into a product.
+//!
+//! A product of floats by AVX2 or plain instructions reads rows: where they lie if nothing happens to them first, else from
+//! memory that [`fill`] has written. Others read [strips](crate::strip), or [bf16 strips](crate::bf16::rows).
+
+use crate::{
+    arithmetic::{Arithmetic, LANES},
+    isa::{Isa, Kernel},
+    lane::{self, Lane},
+    windows::{Position, Windows},
+};
+
+/// What a norm takes deviations from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Centre {
+    /// The mean of the row: layer norm.
+    #[default]
+    Mean,
+    /// Zero: RMSNorm.
+    Zero,
+}
+
+/// The scale and the shift of a norm over channels.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// `[channels]`
+    pub weight: &'a [f32],
+    /// `[channels]`
+    pub bias: &'a [f32],
+    /// Added to the variance.
+    pub eps: f32,
+    /// What the variance is about.
+    pub centre: Centre,
+}
+
+impl Norm<'_> {
+    /// Panics unless the norm is one of `channels` channels.
+    pub(crate) fn check(&self, channels: usize) {
+        assert_eq!(
+            (self.weight.len(), self.bias.len()),
+            (channels, channels),
+            "layer norm: lengths of weight and bias"
+        );
+    }
+}
+
+/// The rows of a left-hand matrix, `[rows, depth]`, and what happens to them on the way into the product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rows<'a> {
+    /// Rows that begin `stride` floats apart.
+    Plain { x: &'a [f32], stride: usize },
+    /// x ⊙ gate, both contiguous.
+    Gated { x: &'a [f32], gate: &'a [f32] },
+    /// The norm of contiguous rows.
+    Normed { x: &'a [f32], norm: Norm<'a> },
+    /// The windows of a convolution, one a row.
+    Windows(Windows<'a>),
+}
+
+/// A row on its way.
+///
+/// A trait, not a closure: one that the compiler did not inline would be compiled without the instruction set.
+pub(crate) trait Row<A: Arithmetic> {
+    /// Sixteen floats from `d` on, followed by zeros.
+    fn part(&self, d: usize) -> A::Register;
+}
+
+/// Where rows go.
+pub(crate) trait Sink<A: Arithmetic> {
+    /// Takes row `index` of those that come.
+    fn row(&mut self, index: usize, row: impl Row<A>);
+
+    /// Takes row `index`, which is the window at `position`.
+    fn window(&mut self, index: usize, windows: Windows<'_>, position: Position);
+}
+
+impl Rows<'_> {
+    /// Gives `count` rows of `depth` floats, from `first` on, to `sink`.
+    #[inline(always)]
+    pub(crate) fn give<A: Arithmetic>(self, (first, count): (usize, usize), depth: usize, sink: &mut impl Sink<A>) {
+        match self {
+            Rows::Plain { x, stride } => {
+                for row in 0..count {
+                    sink.row(row, Plain(&x[(first + row) * stride..][..depth]));
+                }
+            }
+            Rows::Gated { x, gate } => {
+                for row in 0..count {
+                    let at = (first + row) * depth;
+                    sink.row(row, Gated { x: &x[at..][..depth], gate: &gate[at..][..depth] });
+                }
+            }
+            Rows::Normed { x, norm } => {
+                let x = &x[first * depth..][..count * depth];
+                for (index, x) in x.chunks(LANES * depth).enumerate() {
+                    let (minus_mean, scale) = moments::<A>(x, norm);
+                    for (row, x) in x.chunks_exact(depth).enumerate() {
+                        let row_of_norm = Normed { x, norm, minus_mean: minus_mean.0[row], scale: scale.0[row] };
+                        sink.row(index * LANES + row, row_of_norm);
+                    }
+                }
+            }
+            Rows::Windows(windows) => {
+                for begin in (0..count).step_by(LANES) {
+                    let positions = windows.positions(first + begin);
+                    for (row, position) in positions.iter().enumerate().take(count - begin) {
+                        sink.window(begin + row, windows, *position);
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Plain<'a>(&'a [f32]);
+
+impl<A: Arithmetic> Row<A> for Plain<'_> {
+    #[inline(always)]
+    fn part(&self, d: usize) -> A::Register {
+        part::<A>(self.0, d)
+    }
+}
+
+struct Gated<'a> {
+    x: &'a [f32],
+    gate: &'a [f32],
+}
+
+impl<A: Arithmetic> Row<A> for Gated<'_> {
+    #[inline(always)]
+    fn part(&self, d: usize) -> A::Register {
+        A::mul(part::<A>(self.x, d), part::<A>(self.gate, d))
+    }
+}
+
+struct Normed<'a> {
+    x: &'a [f32],
+    norm: Norm<'a>,
+    minus_mean: f32,
+    scale: f32,
+}
+
+impl<A: Arithmetic> Row<A> for Normed<'_> {
+    #[inline(always)]
+    fn part(&self, d: usize) -> A::Register {
+        let x = A::mul(A::add(part::<A>(self.x, d), A::splat(self.minus_mean)), A::splat(self.scale));
+        A::mul_add_each(x, part::<A>(self.norm.weight, d), part::<A>(self.norm.bias, d))
+    }
+}
+
+/// Sixteen floats of `x` from `d` on, followed by zeros.
+#[inline(always)]
+pub(crate) fn part<A: Arithmetic>(x: &[f32], d: usize) -> A::Register {
+    let x = &x[d.min(x.len())..];
+    match x.first_chunk() {
+        Some(floats) => A::load(floats),
+        None => A::load_part(x),
+    }
+}
+
+/// What sixteen rows at most are shifted and then scaled by in a norm.
+///
+/// Two passes for mean and variance, as in [`layer_norm`](crate::layer_norm); one without a mean.
+#[inline(always)]
+fn moments<A: Arithmetic>(x: &[f32], norm: Norm<'_>) -> (Lane, Lane) {
+    let depth = norm.weight.len();
+    let share = A::splat(1.0 / depth as f32);
+    let mut sums = [Lane::ZERO; LANES];
+    let mut minus_mean = Lane::ZERO;
+    if norm.centre == Centre::Mean {
+        for (sum, x) in sums.iter_mut().zip(x.chunks_exact(depth)) {
+            A::store(total::<A, false>(x, 0.0), &mut sum.0);
+        }
+        A::store(A::sub(A::splat(0.0), A::mul(each_total::<A>(&sums), share)), &mut minus_mean.0);
+    }
+    for ((sum, x), &shift) in sums.iter_mut().zip(x.chunks_exact(depth)).zip(&minus_mean.0) {
+        // What fills up the last register is not zero once the mean is taken away.
+        let (whole, rest) = x.split_at(depth - depth % LANES);
+        A::store(total::<A, true>(whole, shift), &mut sum.0);
+        for x in rest {
+            sum.0[0] += (x + shift) * (x + shift);
+        }
+    }
+    let mut variance = Lane::ZERO;
+    A::store(A::mul_add_each(each_total::<A>(&sums), share, A::splat(norm.eps)), &mut variance.0);
+    (minus_mean, Lane(variance.0.map(|variance| 1.0 / variance.sqrt())))
+}
+
+/// Sixteen partial sums of x + shift, or of its squares, over all floats of `x`, in four chains; the last floats are filled up
+/// with zeros.
+#[inline(always)]
+fn total<A: Arithmetic, const SQUARED: bool>(x: &[f32], shift: f32) -> A::Register {
+    let shift = A::splat(shift);
+    let mut chains = [A::splat(0.0); 4];
+    let (fours, rest) = x.as_chunks::<{ 4 * LANES }>();
+    for four in fours {
+        for (chain, x) in chains.iter_mut().zip(four.as_chunks().0) {
+            let x = A::add(A::load(x), shift);
+            *chain = if SQUARED { A::mul_add_each(x, x, *chain) } else { A::add(x, *chain) };
+        }
+    }
+    let [mut a, b, c, d] = chains;
+    for x in rest.chunks(LANES) {
+        let x = A::add(A::load_part(x), shift);
+        a = if SQUARED { A::mul_add_each(x, x, a) } else { A::add(x, a) };
+    }
+    A::add(A::add(a, b), A::add(c, d))
+}
+
+/// The sums of sixteen lanes, one float each.
+#[inline(always)]
+fn each_total<A: Arithmetic>(lanes: &[Lane; LANES]) -> A::Register {
+    let mut rows = [A::splat(0.0); LANES];
+    for (row, lane) in rows.iter_mut().zip(lanes) {
+        *row = A::load(&lane.0);
+    }
+    A::sums(rows)
+}
+
+/// The window at `position`, between zeros where it leaves the map.
+#[inline(always)]
+pub(crate) fn lay_out<A: Arithmetic>(windows: Windows<'_>, position: Position, window: &mut [f32]) {
+    for (ky, row) in window.chunks_exact_mut(windows.line()).enumerate() {
+        let overlap = windows.overlap(position, ky);
+        let x = &windows.x[overlap.at..][..overlap.len];
+        let (before, rest) = row.split_at_mut(overlap.skip);
+        let (inside, after) = rest.split_at_mut(overlap.len);
+        before.fill(0.0);
+        after.fill(0.0);
+        for (inside, x) in inside.chunks_mut(LANES).zip(x.chunks(LANES)) {
+            A::store_part(A::load_part(x), inside);
+        }
+    }
+}
+
+/// Lanes from one row of `depth` floats to the next in memory that [`fill`] writes: an odd number, so that the rows of a tile,
+/// which are read side by side, do not all fall on one set of a cache.
+pub(crate) fn lanes(depth: usize) -> usize {
+    depth.div_ceil(LANES) | 1
+}
+
+/// Writes `count` rows from `first` on, [`lanes`] apart.
+pub(crate) fn fill(isa: Isa, rows: Rows<'_>, some: (usize, usize), depth: usize, memory: &mut [Lane]) {
+    isa.run(Fill { rows, some, memory: Memory { depth, lanes: memory } });
+}
+
+struct Fill<'a> {
+    rows: Rows<'a>,
+    /// The first row, and how many.
+    some: (usize, usize),
+    memory: Memory<'a>,
+}
+
+impl Kernel for Fill<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(mut self) {
+        self.rows.give::<A>(self.some, self.memory.depth, &mut self.memory);
+    }
+}
+
+/// Rows in memory, one after another.
+struct Memory<'a> {
+    depth: usize,
+    lanes: &'a mut [Lane],
+}
+
+impl<A: Arithmetic> Sink<A> for Memory<'_> {
+    #[inline(always)]
+    fn row(&mut self, index: usize, row: impl Row<A>) {
+        let lanes = &mut self.lanes[index * lanes(self.depth)..][..self.depth.div_ceil(LANES)];
+        for (index, lane) in lanes.iter_mut().enumerate() {
+            A::store(row.part(index * LANES), &mut lane.0);
+        }
+    }
+
+    #[inline(always)]
+    fn window(&mut self, index: usize, windows: Windows<'_>, position: Position) {
+        let floats = lane::floats_mut(&mut self.lanes[index * lanes(self.depth)..]);
+        lay_out::<A>(windows, position, &mut floats[..self.depth]);
+    }
+}
