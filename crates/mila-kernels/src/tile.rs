@@ -64,9 +64,10 @@ pub(crate) fn multiply<A: Arithmetic, const R: usize, const L: usize>(
         for (register, lane) in right.iter_mut().zip(lanes) {
             *register = A::load(lane);
         }
-        for r in 0..R {
-            for l in 0..L {
-                sums[r][l] = A::mul_add_each(A::splat(left.floats[r * left.row]), right[l], sums[r][l]);
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let factor = A::splat(left.floats[r * left.row]);
+            for (sum, right) in sums.iter_mut().zip(right) {
+                *sum = A::mul_add_each(factor, right, *sum);
             }
         }
     }
