@@ -281,3 +281,86 @@ impl<A: Arithmetic> Sink<A> for Memory<'_> {
         lay_out::<A>(windows, position, &mut floats[..self.depth]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        layer_norm, rms_norm,
+        shape::{Map, Window},
+        strip,
+        testing::{assert_close, numbers, wide},
+    };
+
+    /// All rows of `fill`, side by side.
+    fn filled(isa: Isa, rows: Rows<'_>, some: (usize, usize), depth: usize) -> Vec<f32> {
+        let mut memory = vec![Lane([f32::NAN; LANES]); some.1 * lanes(depth)];
+        fill(isa, rows, some, depth, &mut memory);
+        memory.chunks_exact(lanes(depth)).flat_map(|row| lane::floats(row)[..depth].to_vec()).collect()
+    }
+
+    /// The same rows from strips.
+    fn from_strips(isa: Isa, rows: Rows<'_>, some: (usize, usize), depth: usize) -> Vec<f32> {
+        let height = isa.level().strip();
+        let mut strips = vec![Lane([f32::NAN; LANES]); some.1.div_ceil(height) * depth];
+        strip::fill(isa, rows, some, depth, &mut strips);
+        let row = |row: usize| -> Vec<f32> {
+            strips[row / height * depth..][..depth].iter().map(|lane| lane.0[row % height]).collect()
+        };
+        (0..some.1).flat_map(row).collect()
+    }
+
+    fn check(rows: Rows<'_>, some: (usize, usize), depth: usize, wanted: &[f32], tolerance: f64) {
+        for isa in Isa::available() {
+            for (form, got) in
+                [("rows", filled(isa, rows, some, depth)), ("strips", from_strips(isa, rows, some, depth))]
+            {
+                assert_close(format!("{isa} {form} {some:?} x {depth}"), &got, &wide(wanted), tolerance);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_and_strips_hold_what_the_kernels_compute() {
+        let isa = Isa::detect();
+        for (first, count, depth) in [(0, 1, 1), (2, 13, 24), (0, 40, 33), (5, 16, 64), (1, 50, 100)] {
+            let len = (first + count) * depth;
+            let x: Vec<f32> = numbers(1, len).iter().map(|x| 3.0 * x + 5.0).collect();
+            let (gate, weight, bias) = (numbers(2, len), numbers(3, depth), numbers(4, depth));
+            let (some, skipped) = ((first, count), first * depth);
+            check(Rows::Plain { x: &x, stride: depth }, some, depth, &x[skipped..], 0.0);
+            let gated: Vec<f32> = x.iter().zip(&gate).map(|(x, gate)| x * gate).collect();
+            check(Rows::Gated { x: &x, gate: &gate }, some, depth, &gated[skipped..], 0.0);
+            let mut normed = vec![0.0; len];
+            layer_norm::forward(isa, &x, &weight, Some(&bias), 1e-5, &mut normed);
+            let norm = Norm { weight: &weight, bias: &bias, eps: 1e-5, centre: Centre::Mean };
+            check(Rows::Normed { x: &x, norm }, some, depth, &normed[skipped..], 2e-6);
+            rms_norm::forward(isa, &x, &weight, 1e-5, &mut normed);
+            let norm = Norm { bias: &vec![0.0; depth], centre: Centre::Zero, ..norm };
+            check(Rows::Normed { x: &x, norm }, some, depth, &normed[skipped..], 2e-6);
+        }
+    }
+
+    #[test]
+    fn windows_are_patches_between_zeros() {
+        let shape = Map { batch: 2, height: 4, width: 3, channels: 5 };
+        let window = Window { kernel: 3, stride: 2, padding: 1 };
+        let x = numbers(1, shape.len());
+        let output = window.map(shape, 1);
+        let mut wanted = Vec::new();
+        for (image, row, column) in (0..output.len())
+            .map(|i| (i / (output.height * output.width), i / output.width % output.height, i % output.width))
+        {
+            for (ky, kx) in (0..9).map(|tap| (tap / 3, tap % 3)) {
+                let (y, at) = ((row * 2 + ky).wrapping_sub(1), (column * 2 + kx).wrapping_sub(1));
+                match y < shape.height && at < shape.width {
+                    true => wanted.extend(&x[((image * 4 + y) * 3 + at) * 5..][..5]),
+                    false => wanted.extend([0.0; 5]),
+                }
+            }
+        }
+        let windows = Rows::Windows(Windows { x: &x, shape, window });
+        check(windows, (0, output.len()), 45, &wanted, 0.0);
+        check(windows, (3, 4), 45, &wanted[3 * 45..7 * 45], 0.0);
+    }
+}

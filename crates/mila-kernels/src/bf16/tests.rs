@@ -1,10 +1,10 @@
 use super::*;
 use crate::{
-    Activation, Epilogue, Isa, Map, Mlp, Norm, PackedMatrix, Window,
+    Activation, Centre, Epilogue, Isa, Map, Mlp, Norm, PackedMatrix, Window,
     arithmetic::{Arithmetic, LANES},
     conv,
     isa::Kernel,
-    layer_norm, linear, mlp,
+    layer_norm, linear, mlp, rms_norm,
     testing::{assert_close, numbers, unwritten, wide},
 };
 
@@ -169,25 +169,33 @@ fn a_layer_without_inputs_is_its_bias() {
 fn a_normed_pair_is_norm_and_layers() {
     for (rows, inputs, outputs) in [(1, 1, 3), (7, 24, 96), (63, 33, 40), (197, 64, 64), (700, 100, 96)] {
         let x: Vec<f32> = numbers(1, rows * inputs).iter().map(|x| 3.0 * x + 20.0).collect();
-        let (scale, shift) = (numbers(2, inputs), numbers(3, inputs));
-        let norm = Norm { weight: &scale, bias: &shift, eps: 1e-5, centre: crate::Centre::Mean };
+        let (scale, shift, zero) = (numbers(2, inputs), numbers(3, inputs), vec![0.0; inputs]);
         let weights = [numbers(4, outputs * inputs), numbers(5, 2 * outputs * inputs)];
-        let mut normed = unwritten(x.len());
-        layer_norm::forward(Isa::detect(), &x, &scale, Some(&shift), 1e-5, &mut normed);
-        let wanted = weights.each_ref().map(|weight| product(&normed, weight, inputs)).concat();
-        everywhere(
-            |unit| {
-                let [first, second] = [(&weights[0], outputs), (&weights[1], 2 * outputs)].map(|(weight, outputs)| {
-                    PackedMatrix::from_columns(Isa::detect(), weight, outputs, inputs).into_bf16(unit)
-                });
-                let mut y = unwritten(3 * rows * outputs);
-                let (y_1, y_2) = y.split_at_mut(rows * outputs);
-                let layers = [(&first, Epilogue::default(), y_1), (&second, Epilogue::default(), y_2)];
-                linear::forward_normed_pair(Isa::detect(), &x, norm, layers);
-                y
-            },
-            |unit, y| assert_close(format!("{unit} {rows}x{inputs}x{outputs}"), &y, &wanted, NEIGHBOURS),
-        );
+        for (centre, bias) in [(Centre::Mean, &shift), (Centre::Zero, &zero)] {
+            let norm = Norm { weight: &scale, bias, eps: 1e-5, centre };
+            let mut normed = unwritten(x.len());
+            match centre {
+                Centre::Mean => layer_norm::forward(Isa::detect(), &x, &scale, Some(bias), 1e-5, &mut normed),
+                Centre::Zero => rms_norm::forward(Isa::detect(), &x, &scale, 1e-5, &mut normed),
+            }
+            let wanted = weights.each_ref().map(|weight| product(&normed, weight, inputs)).concat();
+            everywhere(
+                |unit| {
+                    let [first, second] =
+                        [(&weights[0], outputs), (&weights[1], 2 * outputs)].map(|(weight, columns)| {
+                            PackedMatrix::from_columns(Isa::detect(), weight, columns, inputs).into_bf16(unit)
+                        });
+                    let mut y = unwritten(3 * rows * outputs);
+                    let (y_1, y_2) = y.split_at_mut(rows * outputs);
+                    let layers = [(&first, Epilogue::default(), y_1), (&second, Epilogue::default(), y_2)];
+                    linear::forward_normed_pair(Isa::detect(), &x, norm, layers);
+                    y
+                },
+                |unit, y| {
+                    assert_close(format!("{unit} {centre:?} {rows}x{inputs}x{outputs}"), &y, &wanted, NEIGHBOURS);
+                },
+            );
+        }
     }
 }
 
@@ -253,7 +261,7 @@ fn the_mlp_is_its_composition() {
                 mlp::forward(
                     Isa::detect(),
                     &x,
-                    Norm { weight: &scale, bias: &shift, eps: 1e-5, centre: crate::Centre::Mean },
+                    Norm { weight: &scale, bias: &shift, eps: 1e-5, centre: Centre::Mean },
                     layers,
                     &mut y,
                 );
