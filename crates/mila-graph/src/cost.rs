@@ -1,8 +1,10 @@
 //! Exact costs of a traced model at given input sizes.
 
+use std::collections::HashMap;
+
 use mila_ops::Kind;
 
-use crate::{Node, Operator, Trace};
+use crate::{Node, Operator, Recorded, Trace};
 
 /// Extents of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Layer {
     pub parameters: usize,
     /// Multiply-accumulates without norms.
     pub macs: u64,
+    /// What recurrences add to them, as in [`Cost::macs_with_scan`].
+    pub scan_macs: u64,
 }
 
 impl Node {
@@ -89,16 +93,44 @@ impl Trace {
         }
     }
 
-    /// Every layer that has parameters or multiplies, in the order in which they run.
+    /// Every layer that has parameters or multiplies, in the order in which they first run.
+    ///
+    /// A layer that is several nodes, as a linear map in parts, is one row with the output of the last. Recurrences have their own,
+    /// named by the module that holds their tensors.
     pub fn layers(&self, sizes: Sizes) -> Vec<Layer> {
-        let counted = self.nodes().iter().filter(|n| !n.name.is_empty());
-        let layer = |n: &Node| Layer {
-            name: n.name.clone(),
-            output: [n.extents[1].at(sizes), n.extents[2].at(sizes), n.channels],
-            parameters: self.parameters_of(n),
-            macs: n.macs(sizes),
+        let mut layers: Vec<Layer> = Vec::new();
+        let mut rows = HashMap::new();
+        for n in self.nodes().iter().filter(|n| !n.name.is_empty()) {
+            let name = match &n.operator {
+                Operator::Recurrence(recorded) => format!("{} (scan)", self.module_of(recorded, n)),
+                _ => n.name.clone(),
+            };
+            let row = *rows.entry(name.clone()).or_insert_with(|| {
+                layers.push(Layer { name, output: [0; 3], parameters: 0, macs: 0, scan_macs: 0 });
+                layers.len() - 1
+            });
+            let layer = &mut layers[row];
+            layer.output = [n.extents[1].at(sizes), n.extents[2].at(sizes), n.channels];
+            layer.parameters += self.parameters_of(n);
+            layer.macs += n.macs(sizes);
+            layer.scan_macs += n.scan_macs(sizes);
+        }
+        layers
+    }
+
+    /// What the paths of a recurrence's tensors begin with; the node's own name if it has none.
+    fn module_of<'a>(&'a self, recorded: &Recorded, node: &'a Node) -> &'a str {
+        let mut names = recorded.tensors().into_iter().map(|part| self.manifest()[part.tensor.0].name.as_str());
+        let Some(mut module) = names.next().and_then(|name| name.rsplit_once('.')).map(|(module, _)| module) else {
+            return &node.name;
         };
-        counted.map(layer).collect()
+        for name in names {
+            while !(name.starts_with(module) && name[module.len()..].starts_with('.')) {
+                let Some((shorter, _)) = module.rsplit_once('.') else { return &node.name };
+                module = shorter;
+            }
+        }
+        module
     }
 
     /// How many trained values a node has.

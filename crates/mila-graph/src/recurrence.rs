@@ -227,7 +227,7 @@ mod tests {
     fn parameters_are_counted_by_what_is_used() {
         let (trace, _) = traced(&RecurrenceCase::S6).expect("a trace");
         let layers = trace.layers(Sizes::square(4));
-        assert_eq!((layers[0].name.as_str(), layers[0].parameters), ("mixer", 6 + 6 * 4 + 6));
+        assert_eq!((layers[0].name.as_str(), layers[0].parameters), ("mixer (scan)", 6 + 6 * 4 + 6));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Exact counts of every registered model, from its own body.
 
+use std::collections::HashSet;
+
 use mila_graph::{Sizes, Trace};
 use mila_models::{Preset, Task};
 use mila_ops::Kind;
@@ -149,6 +151,10 @@ fn layers_add_up_to_the_total() {
         let layers = trace.layers(Sizes { batch: 1, height: 200, width: 333 });
         let cost = trace.cost(Sizes { batch: 1, height: 200, width: 333 });
         assert_eq!(layers.iter().map(|l| l.macs).sum::<u64>(), cost.macs, "{}", preset.name);
+        let with_scan = layers.iter().map(|l| l.macs + l.scan_macs).sum::<u64>();
+        assert_eq!(with_scan, cost.macs_with_scan, "{}", preset.name);
+        let names: HashSet<&str> = layers.iter().map(|l| l.name.as_str()).collect();
+        assert_eq!(names.len(), layers.len(), "{}: a layer is one row", preset.name);
         assert_eq!(layers.iter().map(|l| l.parameters).sum::<usize>(), trace.parameters(), "{}", preset.name);
     }
 }

@@ -44,7 +44,8 @@ const LAYER: usize = 18;
 
 /// Draws the panels below each other, each as the image and a tile a layer, a square of one colour a token.
 ///
-/// Every tile has its own scale, from its least value to its largest, which stand below it: layers differ too much for one.
+/// Every tile has its own scale, whose ends stand below it: layers differ too much for one. They are the least value and the largest,
+/// but as far from zero one as the other where values have both signs, so that zero is the colour in the middle.
 pub fn draw(heading: &Heading<'_>, panels: &[Panel<'_>]) -> Drawing {
     let columns = panels.iter().map(|panel| columns(panel.maps.len() + 1)).max().unwrap_or(1);
     let key = text_width(LEAST, SCALE) + 12 + STRIP.0 + 12 + text_width(MOST, SCALE);
@@ -122,7 +123,7 @@ fn draw_panel(drawing: &mut Drawing, panel: &Panel<'_>, columns: u32, top: u32) 
     let names: Vec<&str> = panel.maps.iter().map(|(name, _)| *name).collect();
     for (index, (name, (_, map))) in (1..).zip(short(&names).into_iter().zip(panel.maps)) {
         let at = corner(index);
-        let (low, high) = map.range();
+        let (low, high) = scale(map);
         drawing.rectangle(at, (width, height), GREY);
         if let Some(heat) = heat(map) {
             drawing.add(Shape::Pixels { x: at.0, y: at.1, width, height, pixels: heat });
@@ -139,9 +140,16 @@ fn pixels(picture: &Picture, (height, width): (u32, u32)) -> RgbImage {
     if own.width() <= width { own } else { imageops::resize(&own, width, height, FilterType::Triangle) }
 }
 
+/// What the first and the last colour are of.
+fn scale(map: &TokenMap) -> (f64, f64) {
+    let (low, high) = map.range();
+    let most = high.max(-low);
+    if low < 0.0 && high > 0.0 { (-most, most) } else { (low, high) }
+}
+
 /// A pixel for every token; none of a map without any.
 fn heat(map: &TokenMap) -> Option<RgbImage> {
-    let (low, high) = map.range();
+    let (low, high) = scale(map);
     // Where all are the same, none is high or low.
     let share = |value: f64| if high > low { (value - low) / (high - low) } else { 0.5 };
     let colours = map.values.iter().flat_map(|&value| colour(share(value)).0).collect();
@@ -185,6 +193,19 @@ mod tests {
         assert!(!svg.contains("model"), "one model needs no name");
         let middle = format!("M{}.0 {}.0L", MARGIN + TILE / 2, image.1 + TILE / 4);
         assert_eq!(svg.matches(&middle).count(), 3, "{middle}");
+    }
+
+    #[test]
+    fn zero_is_in_the_middle_of_both_signs() {
+        let map = |values: [f64; 2]| TokenMap { height: 1, width: 2, values: values.to_vec() };
+        assert_eq!(scale(&map([-4.0, 1.0])), (-4.0, 4.0));
+        assert_eq!(scale(&map([-1.0, 3.0])), (-3.0, 3.0));
+        assert_eq!(scale(&map([0.0, 3.0])), (0.0, 3.0));
+        assert_eq!(scale(&map([-3.0, -1.0])), (-3.0, -1.0));
+        let image = heat(&map([-4.0, 0.0])).expect("two tokens");
+        assert_eq!(image.get_pixel(1, 0), &colour(1.0), "nothing is above zero");
+        let image = heat(&map([-4.0, 2.0])).expect("two tokens");
+        assert_eq!(image.get_pixel(1, 0), &colour(0.75));
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(crate) const PRESETS: &[Preset] = &[
         &["vim-small", "vim-small-midclstok"],
         "Vim small, class token in the middle",
         Config::S,
-        Published { parameters: "26M", macs: "5.1G", images_per_s: None, top1: 80.5 },
+        Published { parameters: "26M", macs: "5.1G (v1)", images_per_s: None, top1: 80.5 },
     ),
     preset(
         "vim-b",

@@ -16,7 +16,7 @@ mod inspection;
 #[cfg(feature = "train")]
 mod training;
 
-/// Vision backbones whose global mixing costs linear time: train, evaluate, predict, count, convert.
+/// Vision backbones whose global mixing costs linear time.
 #[derive(Parser)]
 #[command(name = "mila", version, propagate_version = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
@@ -26,17 +26,32 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+#[cfg(feature = "train")]
 const EXAMPLES: &str = "Examples:
   mila demo                                           train a small model on bundled digits, see it predict
   mila models mila-t --size 512x512                   parameters, MACs and memory, layer by layer
   mila predict runs/pets/best cat.jpg photos/         the five best classes of each picture
   mila train --data pets/ --arch mila-nano --out runs/pets
+  mila study ablation --data pets/ --out runs/study   the paper's ablation under one budget
   mila eval runs/pets/best pets/ --val-fraction 0.1   top-1, top-5, per class, of what training held out
   mila inspect runs/pets/best cat.jpg --map attention -o attention.png
   mila convert MLLA_T.pth mila-t/ --arch mila-t       an official checkpoint as a model directory
   mila export runs/pets/best pets.onnx --dynamic      for ONNX Runtime, OpenVINO and others
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 threshold not met, 130 interrupted.";
+
+#[cfg(not(feature = "train"))]
+const EXAMPLES: &str = "Examples:
+  mila models mila-t --size 512x512                   parameters, MACs and memory, layer by layer
+  mila predict mila-t/ cat.jpg photos/                the five best classes of each picture
+  mila eval mila-t/ imagenet/val                      top-1, top-5, per class
+  mila inspect mila-t/ cat.jpg --map attention -o attention.png
+  mila bench mila-t --batch 8                         time of a pass beside what this machine could do
+  mila convert MLLA_T.pth mila-t/ --arch mila-t       an official checkpoint as a model directory
+  mila export mila-t/ mila-t.onnx --dynamic           for ONNX Runtime, OpenVINO and others
+This build leaves training out: no demo, train and study.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 threshold not met.";
 
 /// Threads beyond which a pool takes longer to start than anything it could speed up.
 const MOST_THREADS: usize = 512;
@@ -149,6 +164,14 @@ pub(crate) enum Command {
     /// Compare models under one budget, cell by cell: the paper's ablation
     #[cfg(feature = "train")]
     Study(Study),
+    /// What this build leaves out
+    #[cfg(not(feature = "train"))]
+    #[command(name = "train", aliases = ["demo", "study"], hide = true)]
+    Untrained {
+        /// Whatever it is given
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        _arguments: Vec<String>,
+    },
     /// Score a model on a folder of class folders
     Eval(Eval),
     /// Time a model's forward pass, beside what this machine could do

@@ -44,6 +44,10 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
         Command::Train(args) => commands::train::run(args, &machine, terminal),
         #[cfg(feature = "train")]
         Command::Study(args) => commands::study::run(&args, &machine, terminal),
+        #[cfg(not(feature = "train"))]
+        Command::Untrained { .. } => Err(Failure::usage(
+            "this build of mila leaves training out; build it with training, as `cargo build --release` does",
+        )),
         Command::Eval(args) => commands::eval::run(args, &machine, terminal),
         Command::Bench(args) => commands::bench::run(args, &machine, terminal),
         Command::Inspect(args) => commands::inspect::run(args, &machine, terminal),

@@ -14,8 +14,16 @@ fn help_teaches_by_example() {
     for verb in ["models", "predict", "run", "eval", "inspect", "convert", "doctor", "Exit codes"] {
         assert!(help.contains(verb), "no `{verb}` in\n{help}");
     }
-    for verb in ["predict", "run", "models", "eval", "inspect", "convert", "doctor"] {
+    for verb in ["predict", "run", "models", "eval", "bench", "inspect", "convert", "export", "doctor"] {
         assert!(scene.ok(&[verb, "--help"]).contains("Examples:"), "{verb}");
+    }
+    #[cfg(feature = "train")]
+    for verb in ["demo", "train", "study"] {
+        assert!(scene.ok(&[verb, "--help"]).contains("Examples:"), "{verb}");
+    }
+    #[cfg(not(feature = "train"))]
+    for command in [&["demo"][..], &["train", "--data", "pets"], &["study", "ablation", "--out", "x"]] {
+        scene.fails(command, 2, "leaves training out");
     }
 }
 

@@ -49,7 +49,7 @@ impl Steps {
         }
         let within = |starts: &[usize]| starts.iter().all(|&start| start < index.len().max(1));
         if starts.first() != Some(&0) || !starts.is_sorted_by(|a, b| a < b) || !within(&starts) {
-            let expected = format!("segments that start at 0 and grow, below {}", index.len());
+            let expected = format!("segments that begin at step 0 and grow, within {} steps", index.len());
             return Err(Error::shape(OPERATOR, expected, format_args!("{starts:?}")));
         }
         let starts = starts.into_iter().map(|start| start as u32).collect();

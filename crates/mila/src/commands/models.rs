@@ -50,7 +50,9 @@ fn summary(c: &Counted) -> serde_json::Value {
         "macs_with_scan": c.cost.macs_with_scan,
         "activation_bytes": c.cost.activation_bytes,
         "published": c.preset.published.map(|p| {
-            json!({ "params": p.parameters, "macs": p.macs, "images_per_s": p.images_per_s, "top1": p.top1 })
+            // In f64 a printed tenth stays one.
+            let top1 = (10.0 * f64::from(p.top1)).round() / 10.0;
+            json!({ "params": p.parameters, "macs": p.macs, "images_per_s": p.images_per_s, "top1": top1 })
         }),
     })
 }
@@ -79,11 +81,14 @@ fn all(args: &Models, terminal: &Terminal) -> Result<(), Failure> {
             "{:<width$} {:>12} {:>9} {:>9}  {:<16} {}",
             c.preset.name,
             grouped(c.trace.parameters() as u64),
-            short(c.cost.macs),
+            short(c.cost.macs_with_scan),
             input,
             c.preset.paper,
             c.preset.about
         ))?;
+    }
+    if counted.iter().any(|c| c.cost.macs_with_scan > c.cost.macs) {
+        terminal.note("MACs are with recurrences, without norms; `mila models NAME` has the other conventions");
     }
     Ok(())
 }
@@ -93,7 +98,7 @@ fn one(preset: &'static Preset, args: &Models, terminal: &Terminal) -> Result<()
     let layers = c.trace.layers(c.sizes);
     if args.json {
         let mut value = summary(&c);
-        let layer = |l: &Layer| json!({ "name": l.name, "output": l.output, "params": l.parameters, "macs": l.macs });
+        let layer = |l: &Layer| json!({ "name": l.name, "output": l.output, "params": l.parameters, "macs": l.macs, "scan_macs": l.scan_macs });
         value["layers"] = layers.iter().map(layer).collect();
         return terminal.result(value);
     }
@@ -123,7 +128,8 @@ fn one(preset: &'static Preset, args: &Models, terminal: &Terminal) -> Result<()
         ))?;
     }
     let width = layers.iter().map(|l| l.name.len()).max().unwrap_or(5);
-    terminal.result(format_args!("\n{:<width$}  {:>16}  {:>11}  {:>14}", "layer", "output", "parameters", "MACs"))?;
+    terminal
+        .result(format_args!("\n{:<width$}  {:>16}  {:>11}  {:>14}", "layer", "output", "parameters", "with scans"))?;
     for l in &layers {
         let [height, columns, channels] = l.output;
         let output = format!("{height}x{columns}x{channels}");
@@ -131,7 +137,7 @@ fn one(preset: &'static Preset, args: &Models, terminal: &Terminal) -> Result<()
             "{:<width$}  {output:>16}  {:>11}  {:>14}",
             l.name,
             grouped(l.parameters as u64),
-            grouped(l.macs)
+            grouped(l.macs + l.scan_macs)
         ))?;
     }
     Ok(())

@@ -57,8 +57,13 @@ pub(crate) struct Variant {
 const STUDIES: [&Study; 1] = [&ablation::STUDY];
 
 pub(crate) fn run(args: &Args, machine: &Machine, terminal: &Terminal) -> Result<(), Failure> {
-    let Some(name) = &args.name else { return list(terminal) };
     let known = || STUDIES.map(|study| study.name).join(", ");
+    let Some(name) = &args.name else {
+        return match args.data.is_some() || args.out.is_some() {
+            true => Err(Failure::usage(format_args!("which study? known are {}", known()))),
+            false => list(terminal),
+        };
+    };
     let study = STUDIES.into_iter().find(|study| study.name == name);
     let study = study.ok_or_else(|| Failure::usage(format_args!("unknown study `{name}`; known are {}", known())))?;
     let variants = study.chosen(&args.variants)?;
@@ -77,9 +82,9 @@ pub(crate) fn run(args: &Args, machine: &Machine, terminal: &Terminal) -> Result
     let _lock = locked(&out)?;
     shared.settle(&out)?;
     terminal.note(format_args!(
-        "{} variants, {} seeds, {} classes, {} images to train on, {} to validate on",
-        variants.len(),
-        seeds.len(),
+        "{}, {}, {} classes, {} images to train on, {} to validate on",
+        counted(variants.len(), "variant"),
+        counted(seeds.len(), "seed"),
         data.classes.len(),
         data.train.len(),
         data.validation.len()
@@ -95,7 +100,7 @@ pub(crate) fn run(args: &Args, machine: &Machine, terminal: &Terminal) -> Result
     if !open.is_empty() {
         // Not fewer for the last cells: all are timed on the same number of threads.
         let jobs = args.jobs.map_or(machine.threads, |jobs| jobs as usize).max(1);
-        terminal.note(format_args!("{} cells to run, {jobs} at a time", open.len()));
+        terminal.note(format_args!("{} to run, {jobs} at a time", counted(open.len(), "cell")));
         let place = Place { out: &out, shared: &shared, data: &data };
         let ended =
             jobs::run(&open, jobs, &place, (machine, terminal), &mut || write(study, &out, &shared).map(|_| ()))?;
@@ -111,8 +116,13 @@ pub(crate) fn run(args: &Args, machine: &Machine, terminal: &Terminal) -> Result
     terminal.note(format_args!("table and picture in {}", out.display()));
     match table.skipped() {
         0 => Ok(()),
-        skipped => Err(Failure::data(format_args!("{skipped} pictures could not be read"))),
+        skipped => Err(Failure::data(format_args!("{} could not be read", counted(skipped, "picture")))),
     }
+}
+
+/// `1 seed`, `2 seeds`.
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The lock of the folder, which two processes must not work in at once; it is gone with the process.
@@ -145,6 +155,9 @@ impl Study {
         if let Some(unknown) = names.iter().find(|name| self.variants.iter().all(|variant| variant.name != **name)) {
             let known: Vec<&str> = self.variants.iter().map(|variant| variant.name).collect();
             return Err(Failure::usage(format_args!("unknown variant `{unknown}`; known are {}", known.join(", "))));
+        }
+        if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+            return Err(Failure::usage(format_args!("--variants: {} is there twice", twice.1)));
         }
         let wanted = |variant: &&Variant| names.is_empty() || names.iter().any(|name| name == variant.name);
         Ok(self.variants.iter().filter(wanted).collect())

@@ -68,7 +68,8 @@ impl Shared {
             epoch_images: (share < images).then_some(share),
             batch: budget.batch,
             lr: budget.lr,
-            warmup_epochs: budget.warmup * epochs as f64,
+            // Without the last bits of the product, which would be printed.
+            warmup_epochs: (1e6 * budget.warmup * epochs as f64).round() / 1e6,
             shift: budget.shift,
             flip: budget.flip,
             // Read once anyway: what is kept would only be copied.
@@ -119,7 +120,11 @@ impl Shared {
         }
         let at = |error: &dyn std::fmt::Display| Failure::data(format_args!("{}: {error}", path.display()));
         let text = std::fs::read(&path).map_err(|error| at(&error))?;
-        let begun: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| at(&error))?;
+        let begun: Map<String, Value> = serde_json::from_slice(&text).map_err(|error| {
+            at(&format_args!(
+                "{error}; if the file is lost, choose another --out, or remove it: cells of other settings are refused"
+            ))
+        })?;
         let keys = begun.keys().chain(self.described.keys().filter(|key| !begun.contains_key(*key)));
         let shown = |value: Option<&Value>| value.map_or("absent".to_owned(), Value::to_string);
         let differences: Vec<String> = keys
@@ -130,7 +135,7 @@ impl Shared {
             return Ok(());
         }
         Err(Failure::usage(format_args!(
-            "{} was begun with other settings; go on with those, or choose another --out\n  {}",
+            "{} was begun with other settings; go on with those, or choose another --out (--passes makes the epochs)\n  {}",
             out.display(),
             differences.join("\n  ")
         )))
