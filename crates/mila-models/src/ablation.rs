@@ -17,7 +17,7 @@ use mila_ops::{
     Activation, Builder, Convolution, Error, Executor, LAYER_NORM_EPS, Normalisation, PatchOrder, Result, Tap,
 };
 
-use crate::model::{Model, Output, Task, drop_path_rates};
+use crate::model::{MOST_STAGES, Model, Output, Task, drop_path_rates};
 use crate::pyramid::Pyramid;
 use block::Block;
 pub(crate) use presets::PRESETS;
@@ -294,14 +294,14 @@ impl<E: Executor> Model<E> for Dense<E> {
 /// Prepares the model of `config` for an executor.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for no stage, a head of no channels or a patch of no pixels; [`Error::Shape`] for heads that do not
-/// divide the channels; those of the source and of the executor.
+/// [`Error::Unsupported`] for no stage or more than sixteen, a head of no channels or a patch of no pixels; [`Error::Shape`] for
+/// heads that do not divide the channels; those of the source and of the executor.
 pub fn build<E: Executor + 'static>(b: &mut Builder<E>, config: &Config, task: Task) -> Result<Box<dyn Model<E>>> {
     let Config { depths, head_dim, patch, .. } = config;
-    if depths.is_empty() || *head_dim == 0 || *patch == 0 {
-        let stages = depths.len();
+    let stages = depths.len();
+    if !(1..=MOST_STAGES).contains(&stages) || *head_dim == 0 || *patch == 0 {
         let what = format!("{stages} stages of heads of {head_dim} channels behind patches of {patch} pixels");
-        return Err(Error::Unsupported { what, why: "each is at least one".into() });
+        return Err(Error::Unsupported { what, why: format!("each is at least one, stages at most {MOST_STAGES}") });
     }
     let trunk = Trunk::build(b, config)?;
     let channels = config.stage_channels();

@@ -12,7 +12,7 @@ use mila_ops::{
     LAYER_NORM_EPS, LinearAttention, Mechanism, Mlp, Residual, Result, Tap,
 };
 
-use crate::model::{Model, Output, Task, drop_path_rates};
+use crate::model::{MOST_STAGES, Model, Output, Task, drop_path_rates};
 use crate::pyramid::Pyramid;
 use crate::registry::{Architecture, Preprocessing, Preset, Published};
 
@@ -58,9 +58,9 @@ impl Config {
     fn check(&self) -> Result<()> {
         let unsupported = |what: String, why: &str| Err(Error::Unsupported { what, why: why.into() });
         let (stages, heads) = (self.depths.len(), self.heads.len());
-        if stages == 0 || heads != stages {
+        if !(1..=MOST_STAGES).contains(&stages) || heads != stages {
             let what = format!("MILA of {stages} stages with heads for {heads}");
-            return unsupported(what, "there is at least one stage, and every stage has its heads");
+            return unsupported(what, "there are one to sixteen stages, and every stage has its heads");
         }
         if !matches!(self.stem_stride, 2 | 4) {
             let what = format!("a stem stride of {}", self.stem_stride);

@@ -50,6 +50,9 @@ pub trait Model<E: Executor>: Send + Sync {
     fn forward(&self, e: &E, image: E::Map, tap: &mut dyn Tap<E>) -> Result<Output<E::Map>>;
 }
 
+/// Stages that a pyramid may have: each doubles the channels.
+pub(crate) const MOST_STAGES: usize = 16;
+
 /// Drop-path rate of every block: from zero to `last` in equal steps, in block order.
 pub(crate) fn drop_path_rates(last: f32, blocks: usize) -> impl Iterator<Item = f32> {
     let steps = blocks.saturating_sub(1).max(1) as f32;

@@ -35,6 +35,7 @@ fn stages_and_heads_of_mila_belong_together() {
     is_unsupported(mila(&[1, 1], &[2]), "MILA of 2 stages with heads for 1");
     is_unsupported(mila(&[1], &[1, 2]), "MILA of 1 stages with heads for 2");
     is_unsupported(mila(&[], &[]), "MILA of 0 stages with heads for 0");
+    is_unsupported(mila(&[1; 64], &[1; 64]), "MILA of 64 stages with heads for 64");
     for stem_stride in [0, 3, 8] {
         let what = format!("a stem stride of {stem_stride}");
         is_unsupported(Architecture::Mila(mila::Config { stem_stride, ..SMALL }), &what);
@@ -54,15 +55,22 @@ fn the_ablation_wants_stages_heads_and_patches() {
         ablation::Config { depths: &[], ..SMALL_ABLATION },
         ablation::Config { head_dim: 0, ..SMALL_ABLATION },
         ablation::Config { patch: 0, ..SMALL_ABLATION },
+        ablation::Config { depths: &[1; 64], ..SMALL_ABLATION },
     ];
-    let found =
-        ["0 stages of heads of 4 channels", "2 stages of heads of 0 channels", "2 stages of heads of 4 channels"];
+    let found = [
+        "0 stages of heads of 4 channels",
+        "2 stages of heads of 0 channels",
+        "2 stages of heads of 4 channels",
+        "64 stages of heads of 4 channels",
+    ];
     for (config, what) in cases.into_iter().zip(found) {
         is_unsupported(Architecture::Ablation(config), what);
     }
-    // Heads wider than the channels are none.
-    for error in refusals(Architecture::Ablation(ablation::Config { head_dim: 16, ..SMALL_ABLATION })) {
-        assert!(matches!(error, Error::Shape { .. }), "{error}");
+    // Heads wider than the channels are none, and three channels a head leave some of the eight over.
+    for head_dim in [16, 3] {
+        for error in refusals(Architecture::Ablation(ablation::Config { head_dim, ..SMALL_ABLATION })) {
+            assert!(matches!(error, Error::Shape { .. }), "{error}");
+        }
     }
 }
 

@@ -65,6 +65,10 @@ impl<E: Executor> Attention<E> {
     pub(super) fn build(b: &mut Builder<E>, c: &Config, widths: Widths, values: Values, grid: usize) -> Result<Self> {
         let Design { input_gate, forget_gate, shortcut, normalisation, heads, positions, .. } = c.design;
         let (keys, heads) = match heads {
+            Heads::Multi if !widths.values.is_multiple_of(c.head_dim) => {
+                let expected = format_args!("a multiple of {} channels, those of a head", c.head_dim);
+                return Err(Error::shape("ablation", expected, widths.values));
+            }
             Heads::Multi => (widths.keys, widths.values / c.head_dim),
             Heads::Single => (c.head_dim, 1),
         };
