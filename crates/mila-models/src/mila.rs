@@ -407,6 +407,7 @@ impl<E: Executor> Model<E> for Dense<E> {
 /// # Errors
 /// Those of [`Trunk::build`].
 pub fn build<E: Executor + 'static>(b: &mut Builder<E>, config: &Config, task: Task) -> Result<Box<dyn Model<E>>> {
+    config.check()?;
     let channels = config.stage_channels();
     match task {
         Task::Classify { classes } => {
