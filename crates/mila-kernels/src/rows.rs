@@ -222,13 +222,16 @@ fn each_total<A: Arithmetic>(lanes: &[Lane; LANES]) -> A::Register {
 pub(crate) fn lay_out<A: Arithmetic>(windows: Windows<'_>, position: Position, window: &mut [f32]) {
     for (ky, row) in window.chunks_exact_mut(windows.line()).enumerate() {
         let overlap = windows.overlap(position, ky);
-        let x = &windows.x[overlap.at..][..overlap.len];
-        let (before, rest) = row.split_at_mut(overlap.skip);
-        let (inside, after) = rest.split_at_mut(overlap.len);
-        before.fill(0.0);
-        after.fill(0.0);
-        for (inside, x) in inside.chunks_mut(LANES).zip(x.chunks(LANES)) {
-            A::store_part(A::load_part(x), inside);
+        if overlap.len < row.len() {
+            row.fill(0.0);
+        }
+        let (to, to_rest) = row[overlap.skip..][..overlap.len].as_chunks_mut();
+        let (from, from_rest) = windows.x[overlap.at..][..overlap.len].as_chunks();
+        for (to, from) in to.iter_mut().zip(from) {
+            A::store(A::load(from), to);
+        }
+        if !to_rest.is_empty() {
+            A::store_part(A::load_part(from_rest), to_rest);
         }
     }
 }
