@@ -101,7 +101,7 @@ fn drawing(chart: &Chart) -> Drawing {
             let [low, high] = [value - error, value + error].map(|end| axis.at(end));
             drawing.rectangle((low, y + BAR / 2 - 1), ((high - low).max(1), 2), INK);
         }
-        let number = bar.value.map_or("-".to_owned(), |value| format!("{:+.2}", (100.0 * value).round() / 100.0 + 0.0));
+        let number = bar.value.map_or("-".to_owned(), |value| format!("{value:+.2}").replace("-0.00", "+0.00"));
         drawing.text((WIDTH - NUMBERS, y), Anchor::Start, number);
         if let Some(other) = bar.other {
             drawing.text((WIDTH - NUMBERS, y + BAR + 6), Anchor::Start, format!("{other:+.1}"));

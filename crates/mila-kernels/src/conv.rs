@@ -1,7 +1,7 @@
 //! Convolution over all channels: a product of the windows, as rows, and the weight.
 //!
-//! A row of a window is contiguous in a map of pixels with their channels last, so the strips of the product
-//! are filled from the map itself.
+//! A row of a window is contiguous in a map of pixels with their channels last, so the left-hand side of the product is filled
+//! from the map itself, a few windows at a time.
 //!
 //! Where the window does not fit the input there is no output; a caller that wants one pads first.
 

@@ -12,7 +12,8 @@ use crate::{
 
 /// The format of a packed matrix, which decides about the left-hand side and the product too.
 ///
-/// A left-hand side is either rows or a row of strips, each [`lanes`](Format::lanes) for [`strip`](Format::strip) rows.
+/// A layer's left-hand side is rows, or strips one after another. Either way work is cut by the rows of a
+/// [`strip`](Format::strip), which take so many [`lanes`](Format::lanes) of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// Floats, multiplied by the instruction set.
@@ -58,6 +59,14 @@ impl Format {
         }
     }
 
+    /// Lanes of memory that [`prepare`](Format::prepare) wants for the rows of so many strips.
+    pub(crate) fn memory(self, isa: Isa, rows: Rows<'_>, strips: usize, depth: usize) -> usize {
+        match self.in_place(isa, rows, 0) {
+            Some(_) => 0,
+            None => strips * self.lanes(isa, depth),
+        }
+    }
+
     /// Writes some rows, the first and how many, to memory for [`left`](Format::left).
     pub(crate) fn fill(self, isa: Isa, rows: Rows<'_>, some: (usize, usize), depth: usize, memory: &mut [Lane]) {
         match self {
@@ -75,7 +84,8 @@ impl Format {
         }
     }
 
-    /// Some rows, the first and how many, as a left-hand side, in memory if they must be written first.
+    /// Some rows, the first and how many, as a left-hand side, in memory if they must be written first: as much of
+    /// [`memory`](Format::memory) as whole strips need.
     pub(crate) fn prepare<'a>(
         self,
         isa: Isa,
@@ -87,6 +97,7 @@ impl Format {
         if let Some(left) = self.in_place(isa, rows, some.0) {
             return left;
         }
+        let memory = &mut memory[..some.1.div_ceil(self.strip(isa)) * self.lanes(isa, depth)];
         self.fill(isa, rows, some, depth, memory);
         self.left(isa, memory, depth)
     }
@@ -110,7 +121,7 @@ impl Format {
     }
 }
 
-/// Whether products of floats read rows; from strips else.
+/// Whether layers of floats read rows; else strips.
 ///
 /// A tile of six rows or three reads them side by side by itself; for fourteen there are neither registers for the addresses nor
 /// ways in a cache.

@@ -42,7 +42,7 @@ impl Level {
         }
     }
 
-    /// Rows of a strip, sixteen at most: a multiple of the rows of a product's tile.
+    /// Rows of a strip, sixteen at most: a multiple of the rows of a product's tile. Where products read rows, work is cut by as many.
     pub(crate) const fn strip(self) -> usize {
         match self {
             Level::Portable | Level::Avx2 => 12,

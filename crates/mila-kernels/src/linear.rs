@@ -192,15 +192,14 @@ fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>
     };
     let (depth, format) = (weight.depth(), weight.format());
     let (height, lanes) = (format.strip(isa), format.lanes(isa, depth));
-    // Strips stay in the second-level cache while the panels pass by.
+    // Rows, as many as whole strips, stay in the second-level cache while the panels pass by.
     let strips = count.div_ceil(height).max(1);
     let fitting = cache::second_level() / 4 / (lanes.max(1) * size_of::<Lane>());
     let group = group(strips, fitting, format.fewest(isa));
-    scratch::lanes(group * lanes, |strips| {
+    scratch::lanes(format.memory(isa, rows, group, depth), |memory| {
         for begin in (0..count).step_by(group * height) {
             let rows_here = (group * height).min(count - begin);
-            let strips = &mut strips[..rows_here.div_ceil(height) * lanes];
-            let left = format.prepare(isa, rows, (first + begin, rows_here), depth, strips);
+            let left = format.prepare(isa, rows, (first + begin, rows_here), depth, memory);
             for Layer { weight, epilogue, y } in &mut *layers {
                 let columns = weight.columns();
                 let product = Product {
@@ -219,7 +218,8 @@ fn piece_of_rows(isa: Isa, rows: Rows<'_>, first: usize, layers: &mut [Layer<'_>
     });
 }
 
-/// Layers of one input with their columns shared out: all strips first, then panels, whose results are put together last.
+/// Layers of one input with their columns shared out: all rows are made ready first, then come panels, whose results are put
+/// together last.
 fn by_panels(isa: Isa, rows: Rows<'_>, count: usize, layers: &mut [Layer<'_>]) {
     let (depth, format) =
         layers.first().map_or((0, Format::F32), |layer| (layer.weight.depth(), layer.weight.format()));
@@ -232,12 +232,12 @@ fn by_panels(isa: Isa, rows: Rows<'_>, count: usize, layers: &mut [Layer<'_>]) {
     if let Some(left) = format.in_place(isa, rows, 0) {
         return all(left);
     }
-    scratch::lanes(count.div_ceil(height) * lanes, |strips| {
-        strips.par_chunks_mut(lanes.max(1)).enumerate().for_each(|(index, strip)| {
+    scratch::lanes(count.div_ceil(height) * lanes, |memory| {
+        memory.par_chunks_mut(lanes.max(1)).enumerate().for_each(|(index, strip)| {
             let first = index * height;
             format.fill(isa, rows, (first, height.min(count - first)), depth, strip);
         });
-        all(format.left(isa, strips, depth));
+        all(format.left(isa, memory, depth));
     });
 }
 
@@ -344,16 +344,25 @@ mod tests {
         {
             assert_eq!(group(strips, fitting, 8), wanted, "{strips} strips, {fitting} fit");
         }
+        assert_eq!((group(17, 3, 16), group(33, 3, 16), group(131, 40, 16)), (17, 17, 44));
     }
 
     #[test]
     fn a_layer_without_inputs_is_its_bias() {
         let bias = numbers(1, 40);
+        let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
+        let norm = Norm { weight: &[], bias: &[], eps: 1e-5, centre: crate::Centre::Mean };
         for isa in Isa::available() {
             let weight = PackedMatrix::from_columns(isa, &[], 40, 0);
-            let mut y = unwritten(80);
-            forward(isa, &[], &weight, Epilogue { bias: Some(&bias), ..Epilogue::default() }, &mut y);
-            assert_eq!(y, [&bias[..], &bias].concat(), "{isa}");
+            let mut y = [unwritten(80), unwritten(80), unwritten(80), unwritten(80), unwritten(80)];
+            forward(isa, &[], &weight, epilogue, &mut y[0]);
+            forward_gated(isa, &[], &[], &weight, epilogue, &mut y[1]);
+            forward_normed(isa, &[], norm, &weight, epilogue, &mut y[2]);
+            let [.., first, second] = &mut y;
+            forward_normed_pair(isa, &[], norm, [(&weight, epilogue, first), (&weight, epilogue, second)]);
+            for y in y {
+                assert_eq!(y, [&bias[..], &bias].concat(), "{isa}");
+            }
         }
     }
 

@@ -267,8 +267,9 @@ fn multiply_heads(isa: Isa, left: &[f32], right: &[PackedMatrix], widths: (usize
     let (rows, height) = (y.len() / widths.1, isa.level().strip());
     for (head, right) in right.iter().enumerate() {
         let (depth, first) = (right.depth(), head * right.columns());
-        scratch::lanes(rows.div_ceil(height) * Format::F32.lanes(isa, depth), |memory| {
-            let rows_of_head = Rows::Plain { x: &left[head * depth..], stride: widths.0 };
+        let rows_of_head = Rows::Plain { x: &left[head * depth..], stride: widths.0 };
+        let memory = Format::F32.memory(isa, rows_of_head, rows.div_ceil(height), depth);
+        scratch::lanes(memory, |memory| {
             isa.run(Product {
                 left: Format::F32.prepare(isa, rows_of_head, (0, rows), depth, memory),
                 rows,

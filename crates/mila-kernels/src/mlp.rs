@@ -1,8 +1,8 @@
 //! Two layers with an activation between them: y = activation(norm(x) W₁ + b₁) W₂ + b₂ + residual, or with the windows of a map
 //! in place of norm(x): a convolution and a 1x1 one.
 //!
-//! The hidden layer, four times as wide as the input in most models, is never whole: for a few strips of rows at a time it is
-//! computed into memory as the second layer reads it, which stays in the second-level cache or near it.
+//! Where threads share the rows, the hidden layer, four times as wide as the input in most models, is never whole: it is computed for
+//! some rows at a time, in the form that the second layer reads, and stays in the second-level cache or near it.
 
 use rayon::prelude::*;
 
@@ -104,12 +104,12 @@ fn piece(isa: Isa, input: Rows<'_>, mlp: Mlp<'_>, first: usize, y: &mut [f32]) {
     let fitting = cache::second_level() / 8 * 3 / ((left + middle) * size_of::<Lane>()).max(1);
     let group = linear::group(strips, fitting, format.fewest(isa));
     scratch::lanes(group * (left + middle), |lanes| {
-        let (left_strips, middle_strips) = lanes.split_at_mut(group * left);
+        let (left_memory, middle_memory) = lanes.split_at_mut(group * left);
         for begin in (0..count).step_by(group * height) {
             let rows = (group * height).min(count - begin);
             let strips = rows.div_ceil(height);
-            let (left, middle) = (&mut left_strips[..strips * left], &mut middle_strips[..strips * middle]);
-            let left = format.prepare(isa, input, (first + begin, rows), inputs, left);
+            let middle = &mut middle_memory[..strips * middle];
+            let left = format.prepare(isa, input, (first + begin, rows), inputs, left_memory);
             let hidden = Product {
                 left,
                 rows,

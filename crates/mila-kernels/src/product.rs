@@ -23,7 +23,7 @@ use crate::{
 pub(crate) enum Left<'a> {
     /// Strips of rows, one after another.
     Strips(&'a [Lane]),
-    /// Rows that begin `stride` floats apart; not for AVX-512.
+    /// Rows that begin `stride` floats apart; slow on AVX-512.
     Rows { x: &'a [f32], stride: usize },
     /// `x[depth * stride + row]`: the transpose of a row-major matrix.
     Columns { x: &'a [f32], stride: usize },

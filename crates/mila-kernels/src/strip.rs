@@ -1,4 +1,5 @@
-//! Strips: a few rows of a matrix, transposed, for the left-hand side of a product by AVX-512.
+//! Strips: a few rows of a matrix, transposed, for the left-hand side of a layer by AVX-512, and for the queries of linear attention,
+//! which are changed in that form.
 //!
 //! A tile of a product needs, for every step down the depth, one float of each of its rows. In a strip these stand side by
 //! side: `[depth]` lanes, each with one float for up to [`STRIP`](Arithmetic::STRIP) rows. So a product reads one stream

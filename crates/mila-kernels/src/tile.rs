@@ -18,6 +18,7 @@ pub struct Factors<'a> {
 
 impl Factors<'_> {
     /// Panics unless there are the floats of `rows` rows for each of `depth` steps.
+    #[cfg(any(target_arch = "x86_64", test))]
     #[inline(always)]
     pub(crate) fn check(&self, rows: usize, depth: usize) {
         let (Some(last_row), Some(last)) = (rows.checked_sub(1), depth.checked_sub(1)) else { return };
@@ -35,6 +36,7 @@ pub struct Steps<'a> {
 
 impl Steps<'_> {
     /// Panics unless there are `count` floats for each of `depth` steps.
+    #[cfg(any(target_arch = "x86_64", test))]
     #[inline(always)]
     pub(crate) fn check(&self, count: usize, depth: usize) {
         let Some(last) = depth.checked_sub(1) else { return };
@@ -79,8 +81,9 @@ pub(crate) fn multiply<A: Arithmetic, const R: usize, const L: usize>(
 }
 
 /// A tile of some rows and two registers in assembly: `tile!(zmm 14, "vfmadd231ps", (left, right, depth, start, tile))` for the
-/// instruction that multiplies and adds. Its last rule has, for each row, the offsets in the left-hand step and in the tile, in
-/// bytes, and the two accumulators.
+/// instruction that multiplies and adds. Its last rule has, for each row, the address of its factor, its offset in the tile in bytes, and the
+/// two accumulators. `row`, `row_3` and `row_5` are once, three and five times the bytes between rows: an address takes a register
+/// twice, four or eight times only.
 #[cfg(target_arch = "x86_64")]
 macro_rules! tile {
     (zmm 14, $multiply:literal, $operands:tt) => {
@@ -181,7 +184,7 @@ macro_rules! tile {
                 concat!("vmovups ", $sum_0, ", [{start}]"),
                 concat!("vmovups ", $sum_1, ", [{start} + ", $half, "]"),
             )*
-            // Named, since not every tile has so many rows.
+            // Comments that name every operand, since not every tile has so many rows and `asm!` refuses an unused one.
             $(concat!("# {", stringify!($rows), "}"),)*
             "2:",
             $(concat!("prefetcht0 ", $prefetch),)*
@@ -275,3 +278,29 @@ pub(crate) unsafe fn multiply_avx2<A: Arithmetic, const R: usize, const L: usize
 }
 
 const _: () = assert!(size_of::<Lane>() == 64 && LANES == 16, "the offsets above are in bytes");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fits(check: impl FnOnce() + std::panic::UnwindSafe) -> bool {
+        std::panic::catch_unwind(check).is_ok()
+    }
+
+    #[test]
+    fn sides_end_within_their_floats() {
+        let floats = [0.0; 40];
+        let left = |step, row, rows, depth| fits(move || Factors { floats: &floats, step, row }.check(rows, depth));
+        // Four rows of ten.
+        assert!(left(1, 10, 4, 10));
+        assert!(!left(1, 10, 4, 11) && !left(1, 11, 4, 10) && !left(1, 10, 5, 10));
+        // Ten steps of four.
+        assert!(left(4, 1, 4, 10));
+        assert!(!left(4, 1, 5, 10) && !left(4, 1, 4, 11));
+        assert!(left(usize::MAX, usize::MAX, 1, 1) && left(1, 1, 6, 0) && left(1, 1, 0, 6));
+        assert!(!left(usize::MAX, 1, 1, 3) && !left(1, usize::MAX, 3, 1) && !left(usize::MAX, usize::MAX, 2, 2));
+        let right = |stride, count, depth| fits(move || Steps { floats: &floats, stride }.check(count, depth));
+        assert!(right(8, 8, 5) && right(usize::MAX, 40, 1) && right(8, 16, 0));
+        assert!(!right(8, 9, 5) && !right(8, 8, 6) && !right(usize::MAX, 8, 3));
+    }
+}

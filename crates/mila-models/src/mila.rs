@@ -60,7 +60,7 @@ impl Config {
         let (stages, heads) = (self.depths.len(), self.heads.len());
         if !(1..=MOST_STAGES).contains(&stages) || heads != stages {
             let what = format!("MILA of {stages} stages with heads for {heads}");
-            return unsupported(what, "there are one to sixteen stages, and every stage has its heads");
+            return unsupported(what, &format!("there are 1 to {MOST_STAGES} stages, and every stage has its heads"));
         }
         if !matches!(self.stem_stride, 2 | 4) {
             let what = format!("a stem stride of {}", self.stem_stride);

@@ -49,7 +49,7 @@ const EXAMPLES: &str = "Examples:
   mila bench mila-t --batch 8                         time of a pass beside what this machine could do
   mila convert MLLA_T.pth mila-t/ --arch mila-t       an official checkpoint as a model directory
   mila export mila-t/ mila-t.onnx --dynamic           for ONNX Runtime, OpenVINO and others
-This build leaves training out: no demo, train and study.
+This build leaves training out: no demo, train or study.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad data, 4 threshold not met.";
 
@@ -164,14 +164,6 @@ pub(crate) enum Command {
     /// Compare models under one budget, cell by cell: the paper's ablation
     #[cfg(feature = "train")]
     Study(Study),
-    /// What this build leaves out
-    #[cfg(not(feature = "train"))]
-    #[command(name = "train", aliases = ["demo", "study"], hide = true)]
-    Untrained {
-        /// Whatever it is given
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        _arguments: Vec<String>,
-    },
     /// Score a model on a folder of class folders
     Eval(Eval),
     /// Time a model's forward pass, beside what this machine could do

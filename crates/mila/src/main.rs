@@ -15,13 +15,15 @@ mod times;
 use std::process::ExitCode;
 
 use clap::Parser;
+#[cfg(not(feature = "train"))]
+use clap::error::{ContextKind, ContextValue};
 
 use crate::cli::{Cli, Command};
 use crate::failure::Failure;
 use crate::terminal::Terminal;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| explain(&error));
     let terminal = Terminal::new(cli.global.quiet);
     match run(cli, &terminal) {
         Ok(()) => ExitCode::SUCCESS,
@@ -30,6 +32,20 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code())
         }
     }
+}
+
+/// Ends as clap does, but that a build without training knows its verbs.
+fn explain(error: &clap::Error) -> ! {
+    #[cfg(not(feature = "train"))]
+    if let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
+        && ["demo", "train", "study"].contains(&verb.as_str())
+    {
+        let how = "build it with training, as `cargo build --release` does";
+        let failure = Failure::usage(format_args!("this build of mila leaves training out, so no `{verb}`; {how}"));
+        Terminal::new(false).error(failure.message());
+        std::process::exit(failure.code().into());
+    }
+    error.exit()
 }
 
 fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
@@ -44,10 +60,6 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
         Command::Train(args) => commands::train::run(args, &machine, terminal),
         #[cfg(feature = "train")]
         Command::Study(args) => commands::study::run(&args, &machine, terminal),
-        #[cfg(not(feature = "train"))]
-        Command::Untrained { .. } => Err(Failure::usage(
-            "this build of mila leaves training out; build it with training, as `cargo build --release` does",
-        )),
         Command::Eval(args) => commands::eval::run(args, &machine, terminal),
         Command::Bench(args) => commands::bench::run(args, &machine, terminal),
         Command::Inspect(args) => commands::inspect::run(args, &machine, terminal),

@@ -22,7 +22,9 @@ fn help_teaches_by_example() {
         assert!(scene.ok(&[verb, "--help"]).contains("Examples:"), "{verb}");
     }
     #[cfg(not(feature = "train"))]
-    for command in [&["demo"][..], &["train", "--data", "pets"], &["study", "ablation", "--out", "x"]] {
+    for command in
+        [&["demo"][..], &["train", "--data", "pets"], &["train", "--help"], &["study", "ablation", "--out", "x"]]
+    {
         scene.fails(command, 2, "leaves training out");
     }
 }

@@ -57,27 +57,27 @@ pub(crate) struct Study {
     /// Which; without it: all are listed
     pub(crate) name: Option<String>,
     /// Folder of class folders, or one that holds train and val
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, requires = "name", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Folder of the study, made or gone on with
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, requires = "name", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// These variants only, with commas between
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    #[arg(long, requires = "name", value_name = "NAME,...", value_delimiter = ',')]
     pub(crate) variants: Vec<String>,
     /// Seeds, with commas between; default: the study's, 0,1,2
-    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    #[arg(long, requires = "name", value_name = "N,...", value_delimiter = ',')]
     pub(crate) seeds: Vec<u64>,
     /// Training images that a cell sees, each as often as it is seen; default: the study's, 50000
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, requires = "name", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) passes: Option<u32>,
     /// Cells to run now, at most; 0 only writes the tables
-    #[arg(long, value_name = "N")]
+    #[arg(long, requires = "name", value_name = "N")]
     pub(crate) cells: Option<usize>,
     /// Cells to run at a time, each on its share of the threads; default: one a thread
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    #[arg(long, requires = "name", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
     pub(crate) jobs: Option<u32>,
     /// Change a setting of every training, as in `mila train`
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, requires = "name", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
 }

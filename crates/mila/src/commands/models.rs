@@ -88,7 +88,7 @@ fn all(args: &Models, terminal: &Terminal) -> Result<(), Failure> {
         ))?;
     }
     if counted.iter().any(|c| c.cost.macs_with_scan > c.cost.macs) {
-        terminal.note("MACs are with recurrences, without norms; `mila models NAME` has the other conventions");
+        terminal.note("MACs are with recurrences (macs_with_scan in JSON), without norms; `mila models NAME` has the other conventions");
     }
     Ok(())
 }
@@ -128,8 +128,8 @@ fn one(preset: &'static Preset, args: &Models, terminal: &Terminal) -> Result<()
         ))?;
     }
     let width = layers.iter().map(|l| l.name.len()).max().unwrap_or(5);
-    terminal
-        .result(format_args!("\n{:<width$}  {:>16}  {:>11}  {:>14}", "layer", "output", "parameters", "with scans"))?;
+    let header = if layers.iter().any(|l| l.scan_macs > 0) { "MACs, scans" } else { "MACs" };
+    terminal.result(format_args!("\n{:<width$}  {:>16}  {:>11}  {:>14}", "layer", "output", "parameters", header))?;
     for l in &layers {
         let [height, columns, channels] = l.output;
         let output = format!("{height}x{columns}x{channels}");

@@ -58,12 +58,7 @@ const STUDIES: [&Study; 1] = [&ablation::STUDY];
 
 pub(crate) fn run(args: &Args, machine: &Machine, terminal: &Terminal) -> Result<(), Failure> {
     let known = || STUDIES.map(|study| study.name).join(", ");
-    let Some(name) = &args.name else {
-        return match args.data.is_some() || args.out.is_some() {
-            true => Err(Failure::usage(format_args!("which study? known are {}", known()))),
-            false => list(terminal),
-        };
-    };
+    let Some(name) = &args.name else { return list(terminal) };
     let study = STUDIES.into_iter().find(|study| study.name == name);
     let study = study.ok_or_else(|| Failure::usage(format_args!("unknown study `{name}`; known are {}", known())))?;
     let variants = study.chosen(&args.variants)?;

@@ -68,8 +68,7 @@ impl Shared {
             epoch_images: (share < images).then_some(share),
             batch: budget.batch,
             lr: budget.lr,
-            // Without the last bits of the product, which would be printed.
-            warmup_epochs: (1e6 * budget.warmup * epochs as f64).round() / 1e6,
+            warmup_epochs: budget.warmup * epochs as f64,
             shift: budget.shift,
             flip: budget.flip,
             // Read once anyway: what is kept would only be copied.

@@ -150,7 +150,7 @@ impl Table {
         }
         text + &format!(
             "\nTop-1: mean of the seeds, ± their standard deviation. Difference: to the {}, in points, seed by seed, ± its standard error. \
-             Images a second: of the fastest seed. MACs: with recurrences.\nMeasured on: {}.\nPaper: {}.\n",
+             Images a second: of the fastest of these seeds. MACs: with recurrences.\nMeasured on: {}.\nPaper: {}.\n",
             self.study.variants[0].label,
             self.machines(),
             self.study.source
@@ -163,8 +163,7 @@ impl Table {
             "variant,label,arch,seeds,diverged,params,macs,train_images_per_s,inference_images_per_s,top1,top1_deviation,\
              difference,difference_standard_error,paper_params,paper_macs,paper_images_per_s,paper_top1,paper_difference\n",
         );
-        let number =
-            |value: Option<f64>| value.map_or_else(String::new, |v| format!("{:.4}", (1e4 * v).round() / 1e4 + 0.0));
+        let number = |value: Option<f64>| value.map_or_else(String::new, |v| unsigned_zero(format!("{v:.4}"), ""));
         for row in &self.rows {
             let fields = [
                 row.variant.name.to_owned(),
@@ -259,10 +258,17 @@ fn fastest(rates: Vec<f64>) -> Option<f64> {
     rates.into_iter().max_by(f64::total_cmp)
 }
 
+/// `text`, or where it is a negative zero, that zero with `sign`.
+fn unsigned_zero(text: String, sign: &str) -> String {
+    match text.strip_prefix('-') {
+        Some(zero) if zero.chars().all(|c| matches!(c, '0' | '.')) => format!("{sign}{zero}"),
+        _ => text,
+    }
+}
+
 /// With two digits and its sign; what rounds to zero has none but the plus.
 fn signed(value: f64) -> String {
-    let text = format!("{value:+.2}");
-    if text == "-0.00" { "+0.00".to_owned() } else { text }
+    unsigned_zero(format!("{value:+.2}"), "+")
 }
 
 /// Rounded to what is printed: differences of printed numbers have no more digits.
