@@ -38,6 +38,11 @@ fn wrong_usage_ends_with_2() {
     scene.fails(&["models", "mila-t", "--size", "224"], 2, "HEIGHTxWIDTH");
     scene.fails(&["models", "resnet"], 2, "mila-nano, mila-t");
     scene.fails(&["frobnicate"], 2, "unrecognized subcommand");
+    #[cfg(feature = "train")]
+    {
+        scene.fails(&["study", "--seeds", "1"], 2, "NAME");
+        scene.fails(&["study", "ablation", "--variants", "rope,ape,rope"], 2, "--variants: rope is there twice");
+    }
     scene.fails(&["--threads", "0", "models"], 2, "at least 1");
     scene.fails(&["--threads", "100000000", "models"], 2, "at most 512");
     scene.picture("a.png", [1, 2, 3], 8);
