@@ -5,6 +5,11 @@ use image::Rgb;
 use crate::drawing::{Anchor, Drawing, GREY, INK, SCALE};
 use crate::pixel_font::text_width;
 
+/// `value` with two digits and its sign; what rounds to zero has none but the plus.
+pub fn signed(value: f64) -> String {
+    format!("{value:+.2}").replace("-0.00", "+0.00")
+}
+
 /// One thing that is compared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bar {
@@ -101,7 +106,7 @@ fn drawing(chart: &Chart) -> Drawing {
             let [low, high] = [value - error, value + error].map(|end| axis.at(end));
             drawing.rectangle((low, y + BAR / 2 - 1), ((high - low).max(1), 2), INK);
         }
-        let number = bar.value.map_or("-".to_owned(), |value| format!("{value:+.2}").replace("-0.00", "+0.00"));
+        let number = bar.value.map_or("-".to_owned(), signed);
         drawing.text((WIDTH - NUMBERS, y), Anchor::Start, number);
         if let Some(other) = bar.other {
             drawing.text((WIDTH - NUMBERS, y + BAR + 6), Anchor::Start, format!("{other:+.1}"));
@@ -113,6 +118,13 @@ fn drawing(chart: &Chart) -> Drawing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_not_negative() {
+        for (value, text) in [(-0.004, "+0.00"), (0.0, "+0.00"), (-0.006, "-0.01"), (2.5, "+2.50")] {
+            assert_eq!(signed(value), text);
+        }
+    }
     use crate::drawing::Shape;
 
     fn chart() -> Chart {

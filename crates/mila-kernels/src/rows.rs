@@ -116,7 +116,8 @@ impl Rows<'_> {
     }
 }
 
-struct Plain<'a>(&'a [f32]);
+/// A row as it is.
+pub(crate) struct Plain<'a>(pub(crate) &'a [f32]);
 
 impl<A: Arithmetic> Row<A> for Plain<'_> {
     #[inline(always)]

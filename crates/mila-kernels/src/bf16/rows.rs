@@ -9,7 +9,7 @@ use crate::{
     arithmetic::{Arithmetic, LANES},
     isa::Kernel,
     lane::Lane,
-    rows::{Row, Rows, Sink, lay_out, part},
+    rows::{Plain, Row, Rows, Sink, lay_out, part},
     scratch,
     windows::{Position, Windows},
 };
@@ -69,11 +69,7 @@ struct Strip<'a> {
 impl<A: Arithmetic> Sink<A> for Strip<'_> {
     #[inline(always)]
     fn row(&mut self, index: usize, row: impl Row<A>) {
-        let mut d = 0;
-        for lanes in self.strip.chunks_exact_mut(self.lanes) {
-            A::store(A::narrow(row.part(d), row.part(d + LANES)), &mut lanes[index].0);
-            d += BLOCK;
-        }
+        narrow::<A>(self.strip, (self.lanes, index), row);
     }
 
     #[inline(always)]
@@ -82,12 +78,17 @@ impl<A: Arithmetic> Sink<A> for Strip<'_> {
             return narrow_pixels::<A>(windows, position, self.strip, (self.lanes, index));
         }
         lay_out::<A>(windows, position, self.window);
-        let mut d = 0;
-        for lanes in self.strip.chunks_exact_mut(self.lanes) {
-            let (low, high) = (part::<A>(self.window, d), part::<A>(self.window, d + LANES));
-            A::store(A::narrow(low, high), &mut lanes[index].0);
-            d += BLOCK;
-        }
+        narrow::<A>(self.strip, (self.lanes, index), Plain(self.window));
+    }
+}
+
+/// Writes a row to lane `at` of every `lanes` of the strip.
+#[inline(always)]
+fn narrow<A: Arithmetic>(strip: &mut [Lane], (lanes, at): (usize, usize), row: impl Row<A>) {
+    let mut d = 0;
+    for lanes in strip.chunks_exact_mut(lanes) {
+        A::store(A::narrow(row.part(d), row.part(d + LANES)), &mut lanes[at].0);
+        d += BLOCK;
     }
 }
 
@@ -100,7 +101,7 @@ pub(crate) fn transpose<A: Arithmetic>(lanes: &mut [Lane; LANES]) {
     }
 }
 
-/// Narrows the window at `position` straight from the map, of which a pixel is whole blocks.
+/// [`narrow`] for the window at `position`, straight from the map, of which a pixel is whole blocks.
 #[inline(always)]
 fn narrow_pixels<A: Arithmetic>(
     windows: Windows<'_>,
