@@ -46,8 +46,13 @@ impl Activation {
                 }
             }
             Activation::Silu => {
-                for y in y {
-                    *y = math::silu::<A>(*y);
+                let (lanes, rest) = y.as_chunks_mut();
+                for lane in lanes {
+                    A::store(math::silu::<A>(A::load(lane)), lane);
+                }
+                // Most slices are whole lanes.
+                if !rest.is_empty() {
+                    A::store_part(math::silu::<A>(A::load_part(rest)), rest);
                 }
             }
             Activation::Gelu => {
@@ -55,7 +60,6 @@ impl Activation {
                 for lane in lanes {
                     A::store(math::gelu::<A>(A::load(lane)), lane);
                 }
-                // Most slices are whole lanes.
                 if !rest.is_empty() {
                     A::store_part(math::gelu::<A>(A::load_part(rest)), rest);
                 }

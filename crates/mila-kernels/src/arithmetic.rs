@@ -71,6 +71,9 @@ pub trait Arithmetic {
     /// Adds integers to the exponents of `x`: those of the low bits of `integers`, and whatever stands above them is lost.
     fn add_to_exponents(x: Self::Register, integers: Self::Register) -> Self::Register;
 
+    /// `1 / x`, float by float, within two units in the last place, for 1 ≤ x < 2¹²⁵.
+    fn reciprocal(x: Self::Register) -> Self::Register;
+
     /// The sum of each register: float `i` is that of register `i`.
     #[inline(always)]
     fn sums(rows: [Self::Register; LANES]) -> Self::Register {
@@ -233,6 +236,11 @@ impl Arithmetic for Portable {
     #[inline(always)]
     fn max(a: Self::Register, b: Self::Register) -> Self::Register {
         std::array::from_fn(|l| if a[l] > b[l] { a[l] } else { b[l] })
+    }
+
+    #[inline(always)]
+    fn reciprocal(x: Self::Register) -> Self::Register {
+        x.map(|x| 1.0 / x)
     }
 
     #[inline(always)]

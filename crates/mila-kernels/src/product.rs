@@ -137,6 +137,23 @@ impl Product<'_> {
         }
     }
 
+    /// The rows that tiles of `R` rows take before smaller ones do.
+    ///
+    /// A tile of one lane and one or two rows has so few sums that it waits for them. So seven rows are better four and three than
+    /// six and one, eight are two fours, and eleven are two fours and a three.
+    #[inline(always)]
+    fn rows_of_large_tiles<const R: usize>(&self) -> usize {
+        let rest = self.rows % R;
+        let spare = R == 6 && !self.by_strips() && self.rows > R && matches!(rest, 1 | 2 | 5);
+        self.rows - rest - if spare { R } else { 0 }
+    }
+
+    /// Whether a tile must not reach into a second strip.
+    #[inline(always)]
+    fn by_strips(&self) -> bool {
+        matches!(self.left, Left::Strips(_)) || matches!(self.target, Target::Strips(_))
+    }
+
     /// The same in tiles of `R` rows and `L` lanes.
     #[inline(always)]
     fn panel<A: Arithmetic, const R: usize, const L: usize>(&mut self, panel: usize) {
@@ -151,16 +168,17 @@ impl Product<'_> {
                 let lanes = start.iter_mut().zip(bias[columns.clone()].chunks(LANES));
                 lanes.for_each(|(lane, bias)| lane.set(bias));
             }
-            let right = self.right;
+            let (right, rows) = (self.right, self.rows);
+            let large = self.rows_of_large_tiles::<R>();
             let steps = right.steps::<L>(panel, lane);
             let mut tiles = Tiles { steps, columns, start, tile: [[Lane::ZERO; L]; R], product: self };
             let mut row = 0;
-            row = tiles.rows::<A, R>(row);
-            row = tiles.rows::<A, 8>(row);
-            row = tiles.rows::<A, 7>(row);
-            row = tiles.rows::<A, 4>(row);
-            row = tiles.rows::<A, 3>(row);
-            tiles.rows::<A, 1>(row);
+            row = tiles.rows::<A, R>(row..large);
+            row = tiles.rows::<A, 8>(row..rows);
+            row = tiles.rows::<A, 7>(row..rows);
+            row = tiles.rows::<A, 4>(row..rows);
+            row = tiles.rows::<A, 3>(row..rows);
+            tiles.rows::<A, 1>(row..rows);
         }
     }
 }
@@ -178,11 +196,11 @@ struct Tiles<'t, 'a, const MOST: usize, const L: usize> {
 }
 
 impl<const MOST: usize, const L: usize> Tiles<'_, '_, MOST, L> {
-    /// Computes tiles of `R` rows from `row` on while they fit; returns the first row that is left.
+    /// Computes tiles of `R` rows while they fit; returns the first row that is left.
     #[inline(always)]
-    fn rows<A: Arithmetic, const R: usize>(&mut self, mut row: usize) -> usize {
-        let depth = self.product.right.depth();
-        while row + R <= self.product.rows && row % A::STRIP + R <= A::STRIP {
+    fn rows<A: Arithmetic, const R: usize>(&mut self, Range { start: mut row, end }: Range<usize>) -> usize {
+        let (depth, by_strips) = (self.product.right.depth(), self.product.by_strips());
+        while row + R <= end && (!by_strips || row % A::STRIP + R <= A::STRIP) {
             let left = match self.product.left {
                 Left::Strips(strips) => Factors {
                     floats: lane::floats(&strips[row / A::STRIP * depth..][..depth])

@@ -222,22 +222,40 @@ fn each_total<A: Arithmetic>(lanes: &[Lane; LANES]) -> A::Register {
     A::sums(rows)
 }
 
-/// The window at `position`, between zeros where it leaves the map.
+/// The window at `position`, between zeros where it leaves the map, at the beginning of `room`, whose rest may be overwritten.
 #[inline(always)]
-pub(crate) fn lay_out<A: Arithmetic>(windows: Windows<'_>, position: Position, window: &mut [f32]) {
-    for (ky, row) in window.chunks_exact_mut(windows.line()).enumerate() {
+pub(crate) fn lay_out<A: Arithmetic>(windows: Windows<'_>, position: Position, room: &mut [f32]) {
+    let line = windows.line();
+    if let Some(first) = windows.inside(position) {
+        let whole = line.next_multiple_of(LANES);
+        for ky in 0..windows.window.kernel {
+            let (from, to) = (&windows.x[first + ky * windows.pitch()..], &mut room[ky * line..]);
+            // Whole registers: the next row overwrites what is too much of this one.
+            match (from.get(..whole), to.get_mut(..whole)) {
+                (Some(from), Some(to)) => copy::<A>(from, to),
+                _ => copy::<A>(&from[..line], &mut to[..line]),
+            }
+        }
+        return;
+    }
+    for (ky, row) in room.chunks_exact_mut(line).take(windows.window.kernel).enumerate() {
         let overlap = windows.overlap(position, ky);
         if overlap.len < row.len() {
             row.fill(0.0);
         }
-        let (to, to_rest) = row[overlap.skip..][..overlap.len].as_chunks_mut();
-        let (from, from_rest) = windows.x[overlap.at..][..overlap.len].as_chunks();
-        for (to, from) in to.iter_mut().zip(from) {
-            A::store(A::load(from), to);
-        }
-        if !to_rest.is_empty() {
-            A::store_part(A::load_part(from_rest), to_rest);
-        }
+        copy::<A>(&windows.x[overlap.at..][..overlap.len], &mut row[overlap.skip..][..overlap.len]);
+    }
+}
+
+#[inline(always)]
+fn copy<A: Arithmetic>(from: &[f32], to: &mut [f32]) {
+    let (to, to_rest) = to.as_chunks_mut();
+    let (from, from_rest) = from.as_chunks();
+    for (to, from) in to.iter_mut().zip(from) {
+        A::store(A::load(from), to);
+    }
+    if !to_rest.is_empty() {
+        A::store_part(A::load_part(from_rest), to_rest);
     }
 }
 
@@ -285,8 +303,8 @@ impl<A: Arithmetic> Sink<A> for Memory<'_> {
 
     #[inline(always)]
     fn window(&mut self, index: usize, windows: Windows<'_>, position: Position) {
-        let floats = lane::floats_mut(&mut self.lanes[index * lanes(self.depth)..]);
-        lay_out::<A>(windows, position, &mut floats[..self.depth]);
+        let room = &mut self.lanes[index * lanes(self.depth)..][..lanes(self.depth)];
+        lay_out::<A>(windows, position, lane::floats_mut(room));
     }
 }
 

@@ -39,6 +39,22 @@ impl Windows<'_> {
         })
     }
 
+    /// Floats of one row of the map.
+    #[inline(always)]
+    pub(crate) fn pitch(&self) -> usize {
+        self.shape.width * self.shape.channels
+    }
+
+    /// Where the window at `position` begins in the map, if it does not leave it.
+    #[inline(always)]
+    pub(crate) fn inside(&self, position: Position) -> Option<usize> {
+        let Map { height, width, channels, .. } = self.shape;
+        let Window { kernel, stride, padding } = self.window;
+        let y = (position.row * stride).checked_sub(padding).filter(|y| y + kernel <= height)?;
+        let x = (position.column * stride).checked_sub(padding).filter(|x| x + kernel <= width)?;
+        Some(((position.image * height + y) * width + x) * channels)
+    }
+
     /// What row `ky` of a window has in common with the map.
     #[inline(always)]
     pub(crate) fn overlap(&self, position: Position, ky: usize) -> Overlap {

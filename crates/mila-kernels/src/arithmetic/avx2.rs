@@ -97,6 +97,15 @@ impl Arithmetic for Avx2 {
     }
 
     #[inline(always)]
+    fn reciprocal(x: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: AVX2 as above.
+        unsafe {
+            let one = _mm256_set1_ps(1.0);
+            [_mm256_div_ps(one, x[0]), _mm256_div_ps(one, x[1])]
+        }
+    }
+
+    #[inline(always)]
     fn add_to_exponents(x: [__m256; 2], integers: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: AVX2 as above.
         unsafe { [add_to_exponents(x[0], integers[0]), add_to_exponents(x[1], integers[1])] }
