@@ -45,25 +45,8 @@ impl Activation {
                     *y = relu(*y);
                 }
             }
-            Activation::Silu => {
-                let (lanes, rest) = y.as_chunks_mut();
-                for lane in lanes {
-                    A::store(math::silu::<A>(A::load(lane)), lane);
-                }
-                // Most slices are whole lanes.
-                if !rest.is_empty() {
-                    A::store_part(math::silu::<A>(A::load_part(rest)), rest);
-                }
-            }
-            Activation::Gelu => {
-                let (lanes, rest) = y.as_chunks_mut();
-                for lane in lanes {
-                    A::store(math::gelu::<A>(A::load(lane)), lane);
-                }
-                if !rest.is_empty() {
-                    A::store_part(math::gelu::<A>(A::load_part(rest)), rest);
-                }
-            }
+            Activation::Silu => finish_registers::<A, false>(y),
+            Activation::Gelu => finish_registers::<A, true>(y),
             Activation::Softplus => {
                 for y in y {
                     *y = math::softplus::<A>(*y);
@@ -75,6 +58,21 @@ impl Activation {
                 }
             }
         }
+    }
+}
+
+/// Replaces every element of `y` by its GELU, else by its SiLU.
+#[inline(always)]
+fn finish_registers<A: Arithmetic, const GELU: bool>(y: &mut [f32]) {
+    let (lanes, rest) = y.as_chunks_mut();
+    for lane in lanes {
+        let x = A::load(lane);
+        A::store(if GELU { math::gelu::<A>(x) } else { math::silu::<A>(x) }, lane);
+    }
+    // Most slices are whole lanes.
+    if !rest.is_empty() {
+        let x = A::load_part(rest);
+        A::store_part(if GELU { math::gelu::<A>(x) } else { math::silu::<A>(x) }, rest);
     }
 }
 

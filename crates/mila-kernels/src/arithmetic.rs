@@ -71,7 +71,7 @@ pub trait Arithmetic {
     /// Adds integers to the exponents of `x`: those of the low bits of `integers`, and whatever stands above them is lost.
     fn add_to_exponents(x: Self::Register, integers: Self::Register) -> Self::Register;
 
-    /// `1 / x`, float by float, within two units in the last place, for 1 ≤ x < 2¹²⁵.
+    /// `1 / x`, float by float, within a unit in the last place, for 1 ≤ x < 2¹²⁵.
     fn reciprocal(x: Self::Register) -> Self::Register;
 
     /// The sum of each register: float `i` is that of register `i`.
@@ -268,6 +268,35 @@ mod tests {
             let mut sums = [0.0; LANES];
             A::store(A::sums(rows), &mut sums);
             sums
+        }
+    }
+
+    struct Reciprocals<'a>(&'a mut [[f32; LANES]]);
+
+    impl Kernel for Reciprocals<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<A: Arithmetic>(self) {
+            for x in self.0 {
+                A::store(A::reciprocal(A::load(x)), x);
+            }
+        }
+    }
+
+    #[test]
+    fn reciprocals_are_right_to_the_last_place() {
+        let exponents = [0, 1, 7, 60, 123, 124];
+        let bits = exponents.iter().flat_map(|e| (0..1 << 23).step_by(1021).map(move |m| (127 + e) << 23 | m));
+        let x: Vec<[f32; LANES]> = bits.map(f32::from_bits).collect::<Vec<_>>().as_chunks().0.to_vec();
+        for isa in Isa::available() {
+            let mut y = x.clone();
+            isa.run(Reciprocals(&mut y));
+            for (x, y) in x.as_flattened().iter().zip(y.as_flattened()) {
+                let exact = 1.0 / f64::from(*x);
+                let unit = f64::from(f32::from_bits(y.to_bits() + 1)) - f64::from(*y);
+                assert!((f64::from(*y) - exact).abs() <= unit, "{isa}: 1 / {x} is {y}");
+            }
         }
     }
 

@@ -139,19 +139,14 @@ impl Product<'_> {
 
     /// The rows that tiles of `R` rows take before smaller ones do.
     ///
-    /// A tile of one lane and one or two rows has so few sums that it waits for them. So seven rows are better four and three than
-    /// six and one, eight are two fours, and eleven are two fours and a three.
+    /// AVX2: a tile of one row has two sums and waits for them, so seven rows are better four and three than six and one, eight are
+    /// two fours, and eleven are two fours and a three. Tiles of strips are left as they are: none reaches into a second strip.
     #[inline(always)]
     fn rows_of_large_tiles<const R: usize>(&self) -> usize {
         let rest = self.rows % R;
-        let spare = R == 6 && !self.by_strips() && self.rows > R && matches!(rest, 1 | 2 | 5);
+        let by_strips = matches!(self.left, Left::Strips(_)) || matches!(self.target, Target::Strips(_));
+        let spare = R == 6 && !by_strips && self.rows > R && matches!(rest, 1 | 2 | 5);
         self.rows - rest - if spare { R } else { 0 }
-    }
-
-    /// Whether a tile must not reach into a second strip.
-    #[inline(always)]
-    fn by_strips(&self) -> bool {
-        matches!(self.left, Left::Strips(_)) || matches!(self.target, Target::Strips(_))
     }
 
     /// The same in tiles of `R` rows and `L` lanes.
@@ -173,12 +168,12 @@ impl Product<'_> {
             let steps = right.steps::<L>(panel, lane);
             let mut tiles = Tiles { steps, columns, start, tile: [[Lane::ZERO; L]; R], product: self };
             let mut row = 0;
-            row = tiles.rows::<A, R>(row..large);
-            row = tiles.rows::<A, 8>(row..rows);
-            row = tiles.rows::<A, 7>(row..rows);
-            row = tiles.rows::<A, 4>(row..rows);
-            row = tiles.rows::<A, 3>(row..rows);
-            tiles.rows::<A, 1>(row..rows);
+            row = tiles.rows::<A, R>(row, large);
+            row = tiles.rows::<A, 8>(row, rows);
+            row = tiles.rows::<A, 7>(row, rows);
+            row = tiles.rows::<A, 4>(row, rows);
+            row = tiles.rows::<A, 3>(row, rows);
+            tiles.rows::<A, 1>(row, rows);
         }
     }
 }
@@ -196,11 +191,11 @@ struct Tiles<'t, 'a, const MOST: usize, const L: usize> {
 }
 
 impl<const MOST: usize, const L: usize> Tiles<'_, '_, MOST, L> {
-    /// Computes tiles of `R` rows while they fit; returns the first row that is left.
+    /// Computes tiles of `R` rows from `row` on while they fit before `end`; returns the first row that is left.
     #[inline(always)]
-    fn rows<A: Arithmetic, const R: usize>(&mut self, Range { start: mut row, end }: Range<usize>) -> usize {
-        let (depth, by_strips) = (self.product.right.depth(), self.product.by_strips());
-        while row + R <= end && (!by_strips || row % A::STRIP + R <= A::STRIP) {
+    fn rows<A: Arithmetic, const R: usize>(&mut self, mut row: usize, end: usize) -> usize {
+        let depth = self.product.right.depth();
+        while row + R <= end {
             let left = match self.product.left {
                 Left::Strips(strips) => Factors {
                     floats: lane::floats(&strips[row / A::STRIP * depth..][..depth])
@@ -314,5 +309,61 @@ pub(crate) fn add_transposed_product(isa: Isa, left: &[f32], right: &[f32], (m, 
                 target: Target::Rows { y, stride: n },
             });
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, numbers, unwritten, wide};
+
+    /// Every number of rows up to two strips and a tile, however the left-hand side lies and wherever the result goes.
+    #[test]
+    fn tiles_take_every_row_once() {
+        let (depth, columns) = (5, 40);
+        let matrix = numbers(2, depth * columns);
+        for isa in Isa::available() {
+            let height = isa.level().strip();
+            let right = PackedMatrix::from_rows(isa, &matrix, depth, columns);
+            for rows in 0..=35 {
+                let x = numbers(1, rows * depth);
+                let mut strips = vec![Lane::ZERO; rows.div_ceil(height) * depth];
+                let mut by_columns = vec![0.0; depth * rows];
+                let mut wanted = vec![0.0; rows * columns];
+                for (row, d) in (0..rows).flat_map(|row| (0..depth).map(move |d| (row, d))) {
+                    strips[row / height * depth + d].0[row % height] = x[row * depth + d];
+                    by_columns[d * rows + row] = x[row * depth + d];
+                    for column in 0..columns {
+                        wanted[row * columns + column] += x[row * depth + d] * matrix[d * columns + column];
+                    }
+                }
+                let lefts = [
+                    Left::Rows { x: &x, stride: depth },
+                    Left::Strips(&strips),
+                    Left::Columns { x: &by_columns, stride: rows },
+                ];
+                for (form, left) in ["rows", "strips", "columns"].iter().zip(lefts) {
+                    let product = |target| Product {
+                        left,
+                        rows,
+                        right: Right::Packed(&right),
+                        panels: 0..right.panels(),
+                        start: Start::Zero,
+                        activation: Activation::None,
+                        residual: None,
+                        target,
+                    };
+                    let mut y = unwritten(rows * columns);
+                    let mut strips_of_y = vec![Lane([f32::NAN; LANES]); rows.div_ceil(height) * columns];
+                    isa.run(product(Target::Rows { y: &mut y, stride: columns }));
+                    isa.run(product(Target::Strips(&mut strips_of_y)));
+                    let float =
+                        |i: usize| strips_of_y[i / columns / height * columns + i % columns].0[i / columns % height];
+                    let from_strips: Vec<f32> = (0..rows * columns).map(float).collect();
+                    assert_close(format!("{isa} {form}, {rows} rows"), &y, &wide(&wanted), 1e-6);
+                    assert_close(format!("{isa} {form}, {rows} rows to strips"), &from_strips, &wide(&wanted), 1e-6);
+                }
+            }
+        }
     }
 }

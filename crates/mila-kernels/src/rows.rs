@@ -223,6 +223,8 @@ fn each_total<A: Arithmetic>(lanes: &[Lane; LANES]) -> A::Register {
 }
 
 /// The window at `position`, between zeros where it leaves the map, at the beginning of `room`, whose rest may be overwritten.
+///
+/// Panics if `room` is shorter than a window.
 #[inline(always)]
 pub(crate) fn lay_out<A: Arithmetic>(windows: Windows<'_>, position: Position, room: &mut [f32]) {
     let line = windows.line();

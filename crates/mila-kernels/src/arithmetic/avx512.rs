@@ -79,7 +79,7 @@ impl<const BF16: bool> Arithmetic for Avx512<BF16> {
     #[inline(always)]
     fn reciprocal(x: __m512) -> __m512 {
         let (one, minus_x) = (Self::splat(1.0), Self::sub(Self::splat(0.0), x));
-        // As `math::reciprocal`: a division of sixteen floats takes as long as all else in a sigmoid.
+        // As `math::reciprocal`, not from `vrcp14ps`, whose bits makers of processors may choose.
         // SAFETY: AVX-512 F as above.
         let mut guess = unsafe {
             _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_set1_epi32(math::RECIPROCAL_GUESS), _mm512_castps_si512(x)))
