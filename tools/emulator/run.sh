@@ -72,7 +72,7 @@ fi
 # What is excluded does not work under the emulator: five-level paging, `tpause` in the kernel's delays, guards of its control flow
 # and keys of its pages.
 cat > "$work/bochsrc" <<CONFIG
-megs: 4096
+megs: 2048
 cpu: model=sapphire_rapids, count=1, ips=100000000, ignore_bad_msrs=1, exclude_features="la57,waitpkg,cet,pks"
 romimage: file=$bios
 vgaromimage: file=$vgabios
@@ -89,7 +89,7 @@ timeout "${LIMIT:-3h}" "$bochs" -q -f "$work/bochsrc" < /dev/null > "$work/conso
 
 tr -d '\r' < "$work/output" > "$work/lines"
 code=$(sed -n 's/^EMULATED-PROGRAM-ENDS \([0-9]*\)$/\1/p' "$work/lines" | tail -n 1)
-sed -n '/^EMULATED-PROGRAM-BEGINS$/,$p' "$work/lines" | sed '/^EMULATED-PROGRAM-/d'
+sed -n '/^EMULATED-PROGRAM-BEGINS$/,/^EMULATED-PROGRAM-ENDS /p' "$work/lines" | sed '/^EMULATED-PROGRAM-/d'
 if [ -z "$code" ]; then
     echo "the emulated system stopped early, or took more than LIMIT:" >&2
     tail -n 20 "$work/lines" "$work/console" "$work/log" >&2

@@ -35,7 +35,7 @@ Commands:
                   --peers          rten and tract too, which takes minutes to build
                   --models A,B     these models only
                   --python FILE    an interpreter that has tools/onnx_requirements.txt; else `.venv-onnx` is made
-  peers         times every model on PyTorch, ONNX Runtime, OpenVINO, rten, tract and mila, in turns, and prints the
+  peers         times every model on PyTorch, ONNX Runtime, OpenVINO, rten, tract, Burn and mila, in turns, and prints the
                 tables of docs/performance.md; none if one of them gives something else than `mila run`
                   --python FILE    an interpreter that has what `tools/peers.py` needs; else `.venv-peers` is
                                    made with Python 3.11, which downloads several GB

@@ -14,7 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::programs::{Programs, target};
+use crate::programs::{Programs, example, target};
 use crate::python::{Environment, run};
 use contestant::{Mila, number, output};
 use field::Field;
@@ -103,6 +103,8 @@ impl Options {
 struct Setup<'a> {
     root: &'a Path,
     programs: Programs,
+    /// Models on Burn's own operators, if peers are timed.
+    burn: Option<PathBuf>,
     python: PathBuf,
     /// For weights, exports, inputs and outputs.
     folder: PathBuf,
@@ -159,14 +161,17 @@ pub(crate) fn peers(root: &Path, options: &Options) -> Result<()> {
         .interpreter(root)?,
     };
     let cases = options.cases();
-    let programs = Programs::build(root, cases.iter().any(|case| case.with_peers))?;
+    let with_peers = cases.iter().any(|case| case.with_peers);
+    // First: the binary is built without training, over one with it.
+    let burn = with_peers.then(|| example(root, "mila", "burn_model", &[])).transpose()?;
+    let programs = Programs::build(root, with_peers)?;
     let folder = target(root).join("peers-run");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
     fs::create_dir_all(&folder)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let setup = Setup { root, programs, python, folder, threads, rounds: options.rounds.unwrap_or(ROUNDS) };
+    let setup = Setup { root, programs, burn, python, folder, threads, rounds: options.rounds.unwrap_or(ROUNDS) };
     let mut measured: Vec<Measured> = Vec::new();
     for case in cases.iter().filter(|case| case.with_peers) {
         measured.push(Field::enter(&setup, case)?.race(&setup)?);

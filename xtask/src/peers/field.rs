@@ -39,19 +39,22 @@ enum Runs {
     Exports,
     /// Our export, in `peers/`.
     OurExport,
+    /// The model on Burn's own operators, in the example `burn_model` of mila.
+    Burn,
 }
 
 const fn peer(who: &'static str, program: &'static str, precision: Precision, runs: Runs) -> Peer {
     Peer { who, program, precision, runs }
 }
 
-const PEERS: [Peer; 7] = [
+const PEERS: [Peer; 8] = [
     peer("PyTorch eager", "torch", Precision::F32, Runs::Torch),
     peer("PyTorch compiled, frozen", "torch-compile", Precision::F32, Runs::Torch),
     peer("ONNX Runtime", "onnxruntime", Precision::F32, Runs::Exports),
     peer("OpenVINO", "openvino", Precision::F32, Runs::Exports),
     peer("rten", "rten", Precision::F32, Runs::OurExport),
     peer("tract", "tract", Precision::F32, Runs::OurExport),
+    peer("Burn", "burn", Precision::F32, Runs::Burn),
     peer("OpenVINO, bf16", "openvino-bf16", Precision::Bf16, Runs::Exports),
 ];
 
@@ -258,7 +261,7 @@ fn prepare(setup: &Setup, case: &Case, input: &Path, export: &Path) -> Command {
 fn exports(setup: &Setup, runs: Runs) -> Vec<(&'static str, PathBuf)> {
     let [ours, torch] = ["mila.onnx", "torch.onnx"].map(|file| setup.folder.join(file));
     match runs {
-        Runs::Torch => vec![("", PathBuf::new())],
+        Runs::Torch | Runs::Burn => vec![("", PathBuf::new())],
         Runs::Exports => vec![(", our export", ours), (", PyTorch's export", torch)],
         Runs::OurExport => vec![(", our export", ours)],
     }
@@ -270,6 +273,11 @@ fn start(setup: &Setup, case: &Case, peer: &Peer, export: &Path, output: &Path) 
     if let (Runs::OurExport, Some(peers)) = (peer.runs, &setup.programs.peers) {
         let mut command = Command::new(peers);
         command.arg(peer.program).arg(export).arg(input).arg(output).args(["--threads", &threads, "--serve"]);
+        return command;
+    }
+    if let (Runs::Burn, Some(burn)) = (peer.runs, &setup.burn) {
+        let mut command = Command::new(burn);
+        command.arg(case.model).arg(setup.weights(case)).arg(input).arg(output).arg(threads);
         return command;
     }
     let mut command = Command::new(&setup.python);
