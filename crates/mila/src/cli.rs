@@ -131,7 +131,7 @@ impl Global {
             Some(threads) if (1..=MOST_THREADS).contains(&threads) => threads,
             Some(threads) => {
                 let expected = format!("expected at least 1 and at most {MOST_THREADS}");
-                return Err(Failure::usage(format!("--threads {threads}: {expected}")));
+                return Err(Failure::usage(format!("--threads (or MILA_THREADS) {threads}: {expected}")));
             }
             None => available,
         };
@@ -371,7 +371,8 @@ pub(crate) struct Eval {
   mila bench mila-t --batch 8 --precision bf16                         # fast where the processor has AMX
   mila bench runs/pets/best --json > speed.json
   mila bench mila-nano --fail-above 5 || echo slower than 5 ms
-Timed is the forward pass: the map of a random image in, the map of the logits out.")]
+Timed is the forward pass: the map of a random image in, the map of the logits out.
+Peak memory is that of the passes; copies, whose speed is measured after them, take 256 MiB of their own.")]
 pub(crate) struct Bench {
     #[command(flatten)]
     pub(crate) model: ModelArgs,

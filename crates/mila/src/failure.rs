@@ -89,7 +89,7 @@ impl From<mila::model::Error> for Failure {
     fn from(error: mila::model::Error) -> Self {
         use mila::model::Error;
         match error {
-            Error::Unknown(_) | Error::File(_) => Self::usage(error),
+            Error::Unknown(_) | Error::Missing(_) | Error::File(_) => Self::usage(error),
             Error::Weights { path, source } => Self::from(source).at(path.display()),
             Error::Model(source) => source.into(),
             _ => Self::data(error),

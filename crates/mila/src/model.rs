@@ -78,6 +78,9 @@ pub enum Error {
     /// Neither a directory nor a name.
     #[error("{0}; a MODEL is a model directory or one of these names")]
     Unknown(#[from] Unknown),
+    /// What can only be a path, and leads nowhere.
+    #[error("{0}: no such model directory")]
+    Missing(String),
     /// A weights file where a MODEL belongs.
     #[error("{0} is a file; say which architecture it is for: `MODEL --weights {0}`")]
     File(String),
@@ -126,6 +129,9 @@ pub fn resolve(request: &Request) -> Result<Resolved, Error> {
     }
     if path.is_file() {
         return Err(Error::File(request.model.clone()));
+    }
+    if request.model.contains(['/', std::path::MAIN_SEPARATOR]) {
+        return Err(Error::Missing(request.model.clone()));
     }
     resolve_preset(Preset::find(&request.model)?, request)
 }

@@ -131,6 +131,7 @@ fn wrong_usage_ends_with_2() {
         scene.fails(&[&["bench", "mila-nano"], options].concat(), 2, message);
     }
     scene.fails(&["bench", "resnet"], 2, "unknown architecture");
+    scene.fails(&["bench", "runs/nowhere"], 2, "runs/nowhere: no such model directory");
     scene.fails(&["bench"], 2, "MODEL");
 }
 

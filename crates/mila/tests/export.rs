@@ -69,6 +69,7 @@ fn wrong_usage_ends_with_2() {
     fails(&["out.onnx", "--size", "0x5"], "at least 1x1");
     fails(&["out.onnx", "--size", "32x32", "--dynamic"], "cannot be used with");
     fails(&["out.onnx", "--batch", "2", "--dynamic"], "cannot be used with");
+    scene.fails(&["export", "ablation-ape-32", "out.onnx", "--dynamic"], 2, "ablation-ape-32: ");
     fails(&["out.onnx", "--batch", "0"], "1..=4096");
     fails(&["out.onnx", "--size", "65535x65535"], "at most 2147483647 bytes");
     fails(&["out.safetensors"], "ends in .onnx");

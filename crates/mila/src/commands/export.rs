@@ -26,8 +26,9 @@ pub(crate) fn run(args: Export, terminal: &Terminal) -> Result<(), Failure> {
         true => Extents::Dynamic,
         false => Extents::Fixed(Sizes { batch: args.batch as usize, height, width }),
     };
-    let trace = Trace::of(resolved.preset, resolved.task)?;
-    let mut onnx = trace.onnx(extents)?;
+    let refused = |error: mila::ops::Error| Failure::from(error).at(resolved.preset.name);
+    let trace = Trace::of(resolved.preset, resolved.task).map_err(refused)?;
+    let mut onnx = trace.onnx(extents).map_err(refused)?;
     onnx.describe("model", resolved.preset.name);
     for (key, value) in preprocessing(&resolved.transform) {
         onnx.describe(key, value);
