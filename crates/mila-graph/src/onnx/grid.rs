@@ -16,7 +16,10 @@ impl Lowering<'_> {
             Extents::Fixed(sizes) => Ok(sizes),
             Extents::Dynamic => {
                 let what = format!("`{path}` in ONNX with free extents");
-                Err(Error::Unsupported { what, why: "absolute positions are those of one grid; give its size instead".into() })
+                Err(Error::Unsupported {
+                    what,
+                    why: "absolute positions are those of one grid; give its size instead".into(),
+                })
             }
         }
     }
