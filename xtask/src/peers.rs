@@ -162,7 +162,6 @@ pub(crate) fn peers(root: &Path, options: &Options) -> Result<()> {
     };
     let cases = options.cases();
     let with_peers = cases.iter().any(|case| case.with_peers);
-    // First: the binary is built without training, over one with it.
     let burn = with_peers.then(|| example(root, "mila", "burn_model", &[])).transpose()?;
     let programs = Programs::build(root, with_peers)?;
     let folder = target(root).join("peers-run");

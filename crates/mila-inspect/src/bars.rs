@@ -118,6 +118,7 @@ fn drawing(chart: &Chart) -> Drawing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drawing::Shape;
 
     #[test]
     fn nothing_is_not_negative() {
@@ -125,8 +126,6 @@ mod tests {
             assert_eq!(signed(value), text);
         }
     }
-    use crate::drawing::Shape;
-
     fn chart() -> Chart {
         let bar = |label: &str, value, error, other| Bar { label: label.into(), value, error, other };
         Chart {

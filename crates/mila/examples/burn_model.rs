@@ -28,9 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = preset.build(&mut burn, &checkpoint, Task::Classify { classes: preset.classes })?;
     let burn = burn.evaluating();
 
-    let ([batch, channels, height, width], planes) = npy::read4(Path::new(input))?;
-    let dims = Dims::new(batch, height, width, channels);
-    let image = burn.map(dims, &pixels(dims, &planes))?;
+    let ([batch, _, height, width], planes) = npy::read4(Path::new(input))?;
+    let image = burn.map(Dims::new(batch, height, width, 3), &npy::interleaved(&planes, batch, height * width))?;
     let logits = || -> Result<Vec<f32>, Box<dyn Error>> {
         let logits = model.forward(&burn, image.clone(), &mut NoTap)?.logits().ok_or("a classifier gives logits")?;
         Ok(burn.read(&logits)?.values)
@@ -50,11 +49,4 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{}", json!(times[warm_up..]));
     }
     Ok(())
-}
-
-/// `[batch, channels, height, width]` as `[batch, height, width, channels]`.
-fn pixels(dims: Dims, planes: &[f32]) -> Vec<f32> {
-    let (plane, image) = (dims.height * dims.width, dims.channels * dims.height * dims.width);
-    let at = |i: usize| i / image * image + i % dims.channels * plane + i % image / dims.channels;
-    (0..dims.volume()).map(|i| planes[at(i)]).collect()
 }

@@ -109,6 +109,15 @@ fn shape(header: &str) -> Option<Vec<usize>> {
     numbers.map(|number| number.parse().ok()).collect()
 }
 
+/// Pictures with their channels last: `[batch, 3, tokens]` as `[batch, tokens, 3]`.
+///
+/// # Panics
+/// If `planes` is shorter.
+pub fn interleaved(planes: &[f32], batch: usize, tokens: usize) -> Vec<f32> {
+    let at = |b: usize, n: usize, c: usize| planes[(b * 3 + c) * tokens + n];
+    (0..batch).flat_map(|b| (0..tokens).flat_map(move |n| (0..3).map(move |c| at(b, n, c)))).collect()
+}
+
 /// Writes an f32 tensor, row-major, whole or not at all.
 ///
 /// # Errors

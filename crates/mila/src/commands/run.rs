@@ -36,7 +36,7 @@ pub(crate) fn run(args: Run, machine: &Machine, terminal: &Terminal) -> Result<(
     let resolved = model::resolve(&args.model.request(args.task == TaskName::Pyramid))?;
     resolved.notes.iter().for_each(|note| terminal.note(note));
     let mapped = opened.elapsed();
-    let image = Array::checked(Dims::new(batch, height, width, 3), interleaved(&planes, batch, height * width))?;
+    let image = Array::checked(Dims::new(batch, height, width, 3), npy::interleaved(&planes, batch, height * width))?;
     let job = Job { args: &args, resolved: &resolved, image: &image, terminal, mapped: mapped.as_secs_f64() };
     if args.executor != ExecutorName::Cpu && args.precision.precision != PrecisionName::F32 {
         return Err(Failure::usage("--precision: only the executor cpu has another one than its own"));
@@ -108,12 +108,6 @@ fn level_path(output: &Path, level: usize) -> PathBuf {
         Some(extension) => output.with_extension(format!("{level}.{}", extension.to_string_lossy())),
         None => output.with_extension(format!("{level}.npy")),
     }
-}
-
-/// `[batch, 3, tokens]` as `[batch, tokens, 3]`.
-fn interleaved(planes: &[f32], batch: usize, tokens: usize) -> Vec<f32> {
-    let at = |b: usize, n: usize, c: usize| planes[(b * 3 + c) * tokens + n];
-    (0..batch).flat_map(|b| (0..tokens).flat_map(move |n| (0..3).map(move |c| at(b, n, c)))).collect()
 }
 
 /// `[batch, height, width, channels]` as `[batch, channels, height, width]`.
