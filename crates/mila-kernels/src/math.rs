@@ -305,6 +305,13 @@ mod tests {
         }
     }
 
+    #[inline(always)]
+    fn first<A: Arithmetic>(x: A::Register) -> f32 {
+        let mut floats = [0.0; LANES];
+        A::store(x, &mut floats);
+        floats[0]
+    }
+
     /// Arguments over the whole line: dense near zero, and every magnitude.
     fn sweep() -> Vec<f32> {
         let near = (-1_200_000..=1_200_000).map(|i| i as f32 * 1e-4);
@@ -405,11 +412,7 @@ mod tests {
     );
     function!(
         silu_is_exact,
-        |x| {
-            let mut y = [0.0; LANES];
-            A::store(silu::<A>(A::splat(x)), &mut y);
-            y[0]
-        },
+        |x| first::<A>(silu::<A>(A::splat(x))),
         |x| x * logistic(x),
         SILU_MAX_ERROR,
         size,
@@ -434,10 +437,8 @@ mod tests {
     function!(
         exp2_decay_is_exact,
         |x| {
-            let mut y = [0.0; LANES];
             let [power] = exp2_decay_each::<A, 1>([A::splat(if x > 0.0 { 0.0 } else { x })]);
-            A::store(power, &mut y);
-            y[0]
+            first::<A>(power)
         },
         |x| x.min(0.0).exp2(),
         EXP2_DECAY_MAX_RELATIVE_ERROR,
@@ -447,11 +448,7 @@ mod tests {
     function!(erf_is_exact, erf::<A>, libm::erf, ERF_MAX_ERROR, absolute, [-1.0, 1.0]);
     function!(
         gelu_is_exact,
-        |x| {
-            let mut y = [0.0; LANES];
-            A::store(gelu::<A>(A::splat(x)), &mut y);
-            y[0]
-        },
+        |x| first::<A>(gelu::<A>(A::splat(x))),
         |x| x * below(x),
         GELU_MAX_ERROR,
         size,
